@@ -1,0 +1,43 @@
+# cython: language_level=3
+# SPDX-License-Identifier: Apache-2.0
+"""Channel and its doorbells, for cimport."""
+
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+
+from hvring.ring._ring cimport RingConsumer, RingProducer
+
+
+cdef class Doorbell:
+    cdef int fd                                    # readable when the other side rang; -1 after close
+    cdef int ring(self) noexcept nogil             # signal the other side: 0, or -errno
+    cdef int64_t clear(self) noexcept nogil        # take what was rung: how often, 0 for never, or -errno
+    cdef bint unmasks(self) noexcept nogil         # True: ring() clears our own interrupt mask as a side effect
+    cdef void silence(self) noexcept nogil         # close what it owns
+
+
+cdef class EventfdDoorbell(Doorbell):
+    cdef int signal_fd
+
+
+cdef class Channel:
+    cdef readonly RingProducer tx
+    cdef readonly RingConsumer rx
+    cdef readonly str name
+    cdef Doorbell doorbell
+    cdef object memory
+    cdef object on_close
+    cdef int lifeline
+    cdef int epoll
+    cdef bint masked
+    cdef readonly bint closed
+    cdef readonly bint rescinded
+    cdef unsigned int unchecked
+    cdef uint64_t packets_sent, bytes_sent, packets_received, bytes_received
+    cdef uint64_t signals_sent, room_signals_sent, wakeups, waits, full, events
+    cdef int arm_once(self) except -1
+    cdef int usable(self) except -1
+    cdef int signal(self) except -1
+    cdef int check_lifeline(self) except -1
+    cdef int release(self) except -1
+    cdef int poll(self, double deadline) except -1
+    cdef int wait_room(self, object payload, uint64_t tid, uint16_t kind, uint16_t flags, object timeout) except -1

@@ -1,0 +1,560 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
+# cython: freethreading_compatible=True, always_allow_keywords=False, binding=False
+# SPDX-License-Identifier: Apache-2.0
+"""Channel: a producer, a consumer and a doorbell, in the order that loses no wake-up (PROTOCOL 1.8, 2.6-2.8)."""
+
+cimport cython
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
+from libc.errno cimport EAGAIN, EINTR, errno
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+
+from hvring.ring._ring cimport Packet, RingConsumer, RingProducer, corrupt
+from hvring.ring.core cimport *
+
+from hvring.errors import (BufferTooSmallError, ChannelClosedError, ChannelError, ChannelRescindedError,
+                           RingFullError)
+
+
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int c_poll "poll"(pollfd *fds, unsigned long n, int timeout)
+    enum:
+        POLLIN
+
+cdef extern from "unistd.h" nogil:
+    ssize_t c_read "read"(int fd, void *buffer, size_t n)
+    ssize_t c_write "write"(int fd, const void *buffer, size_t n)
+    int c_close "close"(int fd)
+
+cdef extern from "time.h" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    int clock_gettime(int clock, timespec *t)
+    enum:
+        CLOCK_MONOTONIC
+
+cdef extern from "sys/epoll.h" nogil:
+    enum:
+        EPOLL_CLOEXEC
+        EPOLL_CTL_ADD
+        EPOLLIN
+        EPOLLRDHUP
+    struct epoll_event:
+        uint32_t events
+    int epoll_create1(int flags)
+    int epoll_ctl(int epoll, int op, int fd, epoll_event *event)
+
+# A host may forget to wake a writer that waits for room (QEMU does once it drained everything, PROTOCOL 8), so a
+# blocked send looks again this often, in seconds.
+cdef double ROOM_RECHECK = 0.05
+# A peer that died with its mask set needs no signal; look for it every so many sends.
+cdef unsigned int LIFELINE_EVERY = 64
+
+
+cdef inline double now() noexcept nogil:
+    cdef timespec t
+    clock_gettime(CLOCK_MONOTONIC, &t)
+    return t.tv_sec + t.tv_nsec * 1e-9
+
+
+cdef class Doorbell:
+    """How one side of a channel wakes the other; made by transports."""
+
+    cdef int ring(self) noexcept nogil:
+        return 0
+
+    cdef int64_t clear(self) noexcept nogil:
+        return 0
+
+    cdef bint unmasks(self) noexcept nogil:
+        return False
+
+    cdef void silence(self) noexcept nogil:
+        pass
+
+
+@cython.final
+cdef class EventfdDoorbell(Doorbell):
+    """Two eventfds: one to wake the other side, one to be woken by.  Takes both over and closes them.
+
+    ``wait_fd`` must be non-blocking.
+    """
+
+    def __cinit__(self, int signal_fd, int wait_fd):
+        self.signal_fd = signal_fd
+        self.fd = wait_fd
+
+    cdef int ring(self) noexcept nogil:
+        cdef uint64_t one = 1
+        while c_write(self.signal_fd, &one, 8) < 0:
+            if errno == EAGAIN:
+                return 0      # the counter is full: the other side has been woken 2^64 - 2 times already
+            if errno != EINTR:
+                return -errno
+        return 0
+
+    cdef int64_t clear(self) noexcept nogil:
+        cdef uint64_t count = 0
+        while c_read(self.fd, &count, 8) < 0:
+            if errno == EAGAIN:
+                return 0
+            if errno != EINTR:
+                return -errno
+        return <int64_t>(count if count < <uint64_t>1 << 62 else <uint64_t>1 << 62)
+
+    cdef void silence(self) noexcept nogil:
+        if self.fd >= 0:
+            c_close(self.fd)
+            c_close(self.signal_fd)
+            self.fd = self.signal_fd = -1
+
+    def __dealloc__(self):
+        self.silence()
+
+
+@cython.final
+cdef class Channel:
+    """One open VMBus channel: send, receive, wait.  Transports make them (``hvring.transport``).
+
+    ``memory``: the writable buffer that holds both rings of ``ring_size`` bytes at ``tx_offset`` (this side writes)
+    and ``rx_offset``.  ``lifeline``: a file descriptor that becomes readable when the other side is gone; taken over.
+    ``on_close``: called once at the end.  One thread (or one event loop) at a time; a blocked ``wait`` lets others run.
+    """
+
+    def __init__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
+                 Doorbell doorbell not None, int lifeline=-1, Py_ssize_t control_size=4096, types=(6, 11),
+                 str name="", on_close=None):
+        if self.doorbell is not None:
+            raise ChannelError("a channel cannot be initialised twice")
+        self.epoll = -1
+        self.lifeline = -1
+        self.tx = RingProducer(memory, tx_offset, ring_size, control_size=control_size)
+        self.rx = RingConsumer(memory, rx_offset, ring_size, control_size=control_size, types=types)
+        self.memory = memory
+        self.doorbell = doorbell
+        self.lifeline = lifeline
+        self.name = name
+        self.on_close = on_close
+        # memory may be left over from an earlier opener: say what we want (PROTOCOL 1.7)
+        hv_tx_room_found(&self.tx.ring)
+        hv_store_relaxed32(self.rx.ring.control + HV_INTERRUPT_MASK, 0)
+
+    def __cinit__(self):
+        self.epoll = -1
+        self.lifeline = -1
+
+    def __dealloc__(self):
+        if self.epoll >= 0:
+            c_close(self.epoll)
+        if self.lifeline >= 0:
+            c_close(self.lifeline)
+
+    # ------------------------------------------------------------------------------------------ inside
+
+    cdef int usable(self) except -1:
+        if self.closed:
+            raise ChannelClosedError(f"channel {self.name or '?'} was closed on this side")
+        if self.rescinded:
+            raise ChannelRescindedError(f"the host took channel {self.name or '?'} back, or died; "
+                                        "wait for a new offer and open it again")
+        return 0
+
+    cdef int check_lifeline(self) except -1:
+        """Raise when the other side is gone."""
+        cdef pollfd p
+        self.unchecked = 0
+        if self.lifeline >= 0:
+            p.fd = self.lifeline
+            p.events = POLLIN | EPOLLRDHUP
+            p.revents = 0
+            if c_poll(&p, 1, 0) > 0:
+                self.rescinded = True
+                self.usable()
+        return 0
+
+    cdef int signal(self) except -1:
+        cdef int result
+        with nogil:
+            result = self.doorbell.ring()
+        self.signals_sent += 1
+        if self.masked and self.doorbell.unmasks():
+            hv_rx_mask(&self.rx.ring)
+        if result < 0:
+            self.rescinded = True
+            self.usable()
+        return self.check_lifeline()
+
+    cdef int release(self) except -1:
+        """Give the room of received packets back; wake a writer that waits for it."""
+        if hv_rx_release(&self.rx.ring) or self.rx.room_signal:
+            self.rx.room_signal = False
+            self.room_signals_sent += 1
+            self.signal()
+        return 0
+
+    cdef int poll(self, double deadline) except -1:
+        """Sleep until the doorbell rings (1), the other side is gone (2) or time is over (0); deadline < 0: for ever."""
+        cdef pollfd p[2]
+        cdef int n, milliseconds
+        cdef double left
+        p[0].fd = self.doorbell.fd
+        p[0].events = POLLIN
+        p[1].fd = self.lifeline
+        p[1].events = POLLIN | EPOLLRDHUP
+        while True:
+            milliseconds = -1
+            if deadline >= 0:
+                left = deadline - now()
+                milliseconds = 0 if left <= 0 else <int>min(left * 1000 + 0.999, 1e9)
+            p[0].revents = p[1].revents = 0
+            with nogil:
+                n = c_poll(p, 2, milliseconds)
+            if self.closed:
+                self.usable()
+            if n < 0:
+                if errno != EINTR:
+                    raise OSError(errno, "poll on a channel failed")
+                PyErr_CheckSignals()
+                continue
+            if n == 0:
+                if deadline >= 0 and now() >= deadline:
+                    return 0
+                continue
+            if p[0].revents:
+                return 1
+            return 2
+
+    cdef int wait_room(self, object payload, uint64_t tid, uint16_t kind, uint16_t flags, object timeout) except -1:
+        """The ring is full: say so in pending_send_sz, look again, sleep, until the packet is in (PROTOCOL 2.7)."""
+        cdef double deadline = -1 if timeout is None else now() + <double>timeout
+        cdef double until
+        cdef Py_ssize_t n = memoryview(payload).nbytes
+        cdef int64_t rung
+        try:
+            while True:
+                hv_tx_want_room(&self.tx.ring, hv_tx_total(<uint32_t>n))
+                if self.tx.put(payload, tid, kind, flags) == HV_OK:
+                    return 0
+                self.check_lifeline()
+                if deadline >= 0 and now() >= deadline:
+                    raise RingFullError(f"no room for {n} bytes within {timeout} s; nothing was sent")
+                until = now() + ROOM_RECHECK
+                if deadline >= 0:
+                    until = min(until, deadline)
+                if self.poll(until) == 1:
+                    rung = self.doorbell.clear()
+                    if rung < 0:
+                        self.rescinded = True
+                        self.usable()
+                    self.events += rung
+        finally:
+            hv_tx_room_found(&self.tx.ring)
+
+    # ------------------------------------------------------------------------------------------ sending
+
+    @cython.critical_section
+    def send(self, payload, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0, timeout=0.0):
+        """Send one packet.  True: the other side was signalled.
+
+        ``timeout``: seconds to wait for room; 0: RingFullError at once, None: for as long as it takes.  A sender that
+        waited may have taken the wake-up of an arriving packet: look with ``recv`` or ``wait`` before sleeping.
+        Raises ChannelRescindedError, ChannelClosedError, RingFullError, PacketTooLargeError, RingCorruptError.
+        """
+        cdef bint due
+        cdef int result
+        self.usable()
+        result = self.tx.put(payload, transaction_id, packet_type, flags)
+        if result != HV_OK:
+            self.full += 1
+            if timeout == 0 or result == HV_TOO_LARGE:
+                self.check_lifeline()
+                self.tx.refuse(result)
+            self.wait_room(payload, transaction_id, packet_type, flags, timeout)
+        self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
+        due = hv_tx_publish(&self.tx.ring)
+        self.packets_sent += 1
+        self.unchecked += 1
+        if due:
+            self.signal()
+        elif self.unchecked >= LIFELINE_EVERY:
+            self.check_lifeline()
+        return due
+
+    @cython.critical_section
+    def send_many(self, payloads, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
+        """Send as many of a sequence of packets as fit, with at most one signal; returns how many.
+
+        The n-th packet of the call gets the transaction id ``transaction_id + n``.  PacketTooLargeError only if the
+        first one can never fit; on any error nothing is sent.
+        """
+        cdef Py_ssize_t sent
+        self.usable()
+        sent = self.tx.put_many(payloads, transaction_id, packet_type, flags)
+        self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
+        self.packets_sent += sent
+        if hv_tx_publish(&self.tx.ring):
+            self.signal()
+        else:
+            self.check_lifeline()
+        return sent
+
+    @cython.critical_section
+    def want_room(self, Py_ssize_t length) -> bool:
+        """For event loops: ask to be woken once ``length`` payload bytes fit.  True: they fit already."""
+        self.usable()
+        return self.tx.want_room(length)
+
+    # ------------------------------------------------------------------------------------------ receiving
+
+    @cython.critical_section
+    def recv(self):
+        """The next packet, copied out, or None when there is none now.  Never blocks.
+
+        What arrived before the other side went away can still be read.
+        """
+        cdef hv_packet packet
+        cdef Packet p
+        if self.closed:
+            self.usable()
+        if self.rx.next(&packet) == HV_EMPTY:
+            if self.rx.room_signal:
+                self.release()
+            return None
+        p = self.rx.take(&packet)
+        self.packets_received += 1
+        self.bytes_received += packet.total
+        self.release()
+        return p
+
+    @cython.critical_section
+    def recv_into(self, buffer):
+        """Copy the next payload into ``buffer``: its length (a multiple of 8), or None when there is none now.
+
+        BufferTooSmallError leaves the packet where it is.
+        """
+        cdef hv_packet packet
+        cdef Py_buffer view
+        if self.closed:
+            self.usable()
+        if self.rx.next(&packet) == HV_EMPTY:
+            if self.rx.room_signal:
+                self.release()
+            return None
+        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        if view.len < <Py_ssize_t>packet.length:
+            PyBuffer_Release(&view)
+            raise BufferTooSmallError(f"the next payload has {packet.length} bytes; the buffer has fewer")
+        hv_rx_copy(&self.rx.ring, &packet, <uint8_t *>view.buf)
+        PyBuffer_Release(&view)
+        hv_rx_consume(&self.rx.ring, &packet)
+        self.packets_received += 1
+        self.bytes_received += packet.total
+        self.release()
+        return packet.length
+
+    @cython.critical_section
+    def recv_batch(self, buffer, descriptors):
+        """Drain packets into ``buffer`` (uint8) and say in ``descriptors`` what is where; returns how many.
+
+        ``descriptors`` is a C-contiguous array of ``hvring.vmbus.arrays.descriptor_dtype()`` (24 bytes each: offset u4,
+        length u4, type u2, flags u2, reserved u4, transaction_id u8).  Payloads follow one another in ``buffer``.  Ends
+        when the ring is empty, the descriptors are used up or the next payload does not fit behind the others;
+        BufferTooSmallError if not even the first fits.  The room is given back once, or per quarter of the ring.
+        """
+        cdef Py_buffer data, table
+        cdef Py_ssize_t count = 0, used = 0, limit
+        cdef hv_packet packet
+        cdef uint32_t *row
+        cdef hv_ring *ring = &self.rx.ring
+        cdef bint too_small = False
+        if self.closed:
+            self.usable()
+        PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(descriptors, &table, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        except BaseException:
+            PyBuffer_Release(&data)
+            raise
+        try:
+            if table.len % 24:
+                raise ValueError("descriptors must be an array of hvring.vmbus.arrays.descriptor_dtype()")
+            limit = table.len // 24
+            while count < limit:
+                if self.rx.next(&packet) == HV_EMPTY:
+                    break
+                if data.len - used < <Py_ssize_t>packet.length:
+                    too_small = count == 0
+                    break
+                hv_rx_copy(ring, &packet, <uint8_t *>data.buf + used)
+                row = <uint32_t *>(<uint8_t *>table.buf + count * 24)
+                row[0] = <uint32_t>used
+                row[1] = packet.length
+                row[2] = packet.type | (<uint32_t>packet.flags << 16)
+                row[3] = 0
+                (<uint64_t *>row)[2] = packet.transaction_id
+                used += packet.length
+                count += 1
+                hv_rx_consume(ring, &packet)
+                self.bytes_received += packet.total
+                if hv_distance(ring.own, ring.published, ring.size) > ring.size // 4:
+                    self.rx.room_signal |= hv_rx_release(ring)
+        finally:
+            PyBuffer_Release(&table)
+            PyBuffer_Release(&data)
+            self.packets_received += count
+            self.release()
+        if too_small:
+            raise BufferTooSmallError(f"the next payload has {packet.length} bytes; the buffer has fewer")
+        return count
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        packet = self.recv()
+        if packet is None:
+            raise StopIteration
+        return packet
+
+    # ------------------------------------------------------------------------------------------ waiting
+
+    def wait(self, timeout=None) -> bool:
+        """Sleep until there is something to receive: True; False when ``timeout`` seconds passed.
+
+        Raises ChannelRescindedError when the other side is gone and everything it sent was read.
+        """
+        cdef double deadline = -1 if timeout is None else now() + <double>timeout
+        cdef int64_t rung
+        cdef int why
+        while True:
+            if self.arm_once():
+                hv_rx_mask(&self.rx.ring)
+                self.masked = True
+                return True
+            self.waits += 1
+            why = self.poll(deadline)
+            if why == 0:
+                return False
+            if why == 2:
+                if self.rx.available:
+                    continue
+                self.rescinded = True
+                self.usable()
+            rung = self.doorbell.clear()
+            if rung < 0:
+                self.rescinded = True
+                self.usable()
+            self.events += rung
+            self.wakeups += 1
+
+    cdef int arm_once(self) except -1:
+        """Unmask, fence, look again: is there something to read?"""
+        cdef int result
+        self.masked = False
+        if self.closed:
+            self.usable()
+        if self.rescinded and not self.rx.available:
+            self.usable()
+        result = hv_rx_unmask(&self.rx.ring)
+        if result < 0:
+            corrupt(result)
+        return result == HV_OK
+
+    @cython.critical_section
+    def arm(self) -> int:
+        """For event loops, after draining and before sleeping on ``fileno()``: bytes readable now; 0: safe to sleep.
+
+        Takes the wake-up that was pending, so that ``fileno()`` is quiet until there is something new, clears the
+        interrupt mask, and looks again.  Raises ChannelRescindedError when the other side is gone.
+        """
+        cdef int64_t rung = self.doorbell.clear()
+        if rung < 0:
+            self.rescinded = True
+            self.usable()
+        self.events += rung
+        self.wakeups += rung > 0
+        if self.arm_once():
+            return hv_rx_available(&self.rx.ring)
+        if rung == 0:
+            self.check_lifeline()
+        return 0
+
+    def mask(self) -> None:
+        """Ask the other side not to signal new packets until the next ``arm()`` or ``wait()``."""
+        if self.closed:
+            self.usable()
+        hv_rx_mask(&self.rx.ring)
+        self.masked = True
+
+    def fileno(self) -> int:
+        """A descriptor for select, poll, epoll, asyncio: readable when there may be packets, room, or an end."""
+        cdef epoll_event event
+        if self.closed:
+            self.usable()
+        if self.lifeline < 0:
+            return self.doorbell.fd
+        if self.epoll < 0:
+            self.epoll = epoll_create1(EPOLL_CLOEXEC)
+            if self.epoll < 0:
+                raise OSError(errno, "epoll_create1 failed")
+            event.events = EPOLLIN
+            epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.doorbell.fd, &event)
+            event.events = EPOLLIN | EPOLLRDHUP
+            epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.lifeline, &event)
+        return self.epoll
+
+    # ------------------------------------------------------------------------------------------ the end
+
+    @cython.critical_section
+    def close(self) -> None:
+        """Close this side; the other side sees it.  Harmless when done before.
+
+        BufferError while memoryviews of claims or views are still held.
+        """
+        if self.closed or self.doorbell is None:
+            return
+        self.tx.close()
+        self.rx.close()
+        self.closed = True
+        if self.epoll >= 0:
+            c_close(self.epoll)
+            self.epoll = -1
+        self.doorbell.silence()
+        if self.lifeline >= 0:
+            c_close(self.lifeline)
+            self.lifeline = -1
+        self.memory = None
+        if self.on_close is not None:
+            done, self.on_close = self.on_close, None
+            done()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, value, trace):
+        self.close()
+
+    def stats(self) -> dict:
+        """Counters since the channel was opened; bytes are ring bytes, descriptors and trailers included."""
+        return {
+            "packets_sent": self.packets_sent,
+            "packets_received": self.packets_received,
+            "bytes_sent": self.bytes_sent,
+            "bytes_received": self.bytes_received,
+            "packets_skipped": self.rx.skipped,
+            "signals_sent": self.signals_sent,
+            "room_signals_sent": self.room_signals_sent,
+            "signals_received": self.events,
+            "wakeups": self.wakeups,
+            "waits": self.waits,
+            "ring_full": self.full,
+        }
+
+    def __repr__(self):
+        state = "closed" if self.closed else "rescinded" if self.rescinded else "open"
+        return f"<Channel {self.name or '?'} {state}>"

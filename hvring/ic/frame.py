@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every integration-service message has in common: pipe header, IC header, body (PROTOCOL §3.1).
+
+Two views of it.  :class:`Frame` is a whole message with exact sizes: what a host sends, and how it reads
+an answer.  :class:`Request` is a message as a guest finds it on the ring, 8-rounded and with whatever its
+sizes claim, together with the only way to answer it: the received bytes, edited in place (Appendix B).
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from typing import Final, NamedTuple
+
+from hvring.errors import LyingLengthError, ShortMessageError
+
+PIPE_HEADER: Final = 8
+HEADER: Final = 28  # pipe header + IC header: where the body begins, P+28
+MAX_MESSAGE: Final = 13312  # IC header + body
+MAX_BODY: Final = MAX_MESSAGE - (HEADER - PIPE_HEADER)
+DATA: Final = 1  # the only pipe packet type that integration services use
+
+_FRAME: Final = struct.Struct("<IIHHHHHHIBBH")
+_STATUS: Final = struct.Struct("<I")
+_BODY_SIZE: Final = struct.Struct("<H")
+
+
+class Version(NamedTuple):
+    """A framework or message version; exact pairs are what negotiation compares."""
+
+    major: int
+    minor: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}"
+
+
+class MessageType(IntEnum):
+    """The field at P+12 (PROTOCOL §3.2)."""
+
+    NEGOTIATE = 0
+    HEARTBEAT = 1
+    KVP = 2
+    SHUTDOWN = 3
+    TIMESYNC = 4
+    VSS = 5
+    RDV = 6
+    FCOPY = 7
+    SESSION = 8
+
+
+class Status(IntEnum):
+    """The field at P+20 of an answer (PROTOCOL §3.3)."""
+
+    OK = 0
+    FAIL = 0x80004005
+    NO_MORE_ITEMS = 0x80070103
+    NOT_SUPPORTED = 0x80070032
+    MACHINE_LOCKED = 0x800704F7
+    NOT_CONNECTED = 0x8007048F
+    INVALID_ARG = 0x80070057
+    NOT_FOUND = 0x80041002
+    ALREADY_EXISTS = 0x80070050
+    DISK_FULL = 0x80070070
+
+
+class HeaderFlag(IntFlag):
+    """The byte at P+25."""
+
+    TRANSACTION = 1
+    REQUEST = 2
+    RESPONSE = 4
+
+
+REQUEST_FLAGS: Final = 3  # TRANSACTION | REQUEST
+RESPONSE_FLAGS: Final = 5  # TRANSACTION | RESPONSE
+NO_VERSION: Final = Version(0, 0)
+
+
+def round8(n: int) -> int:
+    """The size that ``n`` bytes take on a ring."""
+    return (n + 7) & ~7
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """One message with sizes that are exact and true."""
+
+    type: int
+    body: bytes = b""
+    framework: Version = NO_VERSION
+    version: Version = NO_VERSION
+    status: int = 0
+    transaction_id: int = 0
+    flags: int = REQUEST_FLAGS
+    pipe_type: int = DATA
+
+    def encode(self) -> bytes:
+        """The payload of one in-band packet, not rounded up."""
+        if len(self.body) > MAX_BODY:
+            raise LyingLengthError(f"a body of {len(self.body)} bytes is over the limit of {MAX_BODY}")
+        size = len(self.body)
+        head = _FRAME.pack(
+            self.pipe_type,
+            HEADER - PIPE_HEADER + size,
+            *self.framework,
+            self.type,
+            *self.version,
+            size,
+            self.status,
+            self.transaction_id,
+            self.flags,
+            0,
+        )
+        return head + self.body
+
+    @classmethod
+    def decode(cls, payload: bytes | bytearray | memoryview) -> Frame:
+        """Read a payload whose sizes must be true; padding behind them is cut off.
+
+        Raises ShortMessageError when the headers are not whole, LyingLengthError when a size claims too much.
+        """
+        if len(payload) < HEADER:
+            raise ShortMessageError(f"{len(payload)} bytes cannot hold the {HEADER} bytes of headers")
+        pipe_type, pipe_size, f0, f1, kind, v0, v1, size, status, tid, flags, _ = _FRAME.unpack_from(payload)
+        if pipe_size < HEADER - PIPE_HEADER:
+            raise LyingLengthError(f"pipe size {pipe_size} does not cover the IC header")
+        if PIPE_HEADER + pipe_size > len(payload):
+            raise LyingLengthError(f"pipe size {pipe_size} in a payload of {len(payload)} bytes")
+        if HEADER + size > PIPE_HEADER + pipe_size:
+            raise LyingLengthError(f"body size {size} in a pipe message of {pipe_size} bytes")
+        body = bytes(payload[HEADER : HEADER + size])
+        return cls(kind, body, Version(f0, f1), Version(v0, v1), status, tid, flags, pipe_type)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A message as a guest received it, and how it is answered.
+
+    Like Linux this goes by the bytes that came and not by the sizes in the headers; what is odd about the
+    headers is noted in ``anomalies`` ("pipe-type", "pipe-size", "body-size", "flags").  ``overrun`` is true
+    when the headers claim bytes that did not come: then nothing in the body deserves trust.
+    """
+
+    payload: bytes  # as received; rounding bytes behind the claimed end are zeroed
+    type: int
+    framework: Version
+    version: Version
+    transaction_id: int
+    flags: int
+    status: int
+    pipe_size: int
+    body_size: int
+    overrun: bool
+    anomalies: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, payload: bytes | bytearray | memoryview) -> Request:
+        """Raises ShortMessageError below the 28 bytes of headers."""
+        came = len(payload)
+        if came < HEADER:
+            raise ShortMessageError(f"{came} bytes cannot hold the {HEADER} bytes of headers")
+        pipe_type, pipe_size, f0, f1, kind, v0, v1, size, status, tid, flags, _ = _FRAME.unpack_from(payload)
+        claimed = PIPE_HEADER + pipe_size
+        plausible = HEADER <= claimed <= came and came - claimed < 8
+        # The writer's rounding bytes may be anything; sent back, they would be somebody's old memory.
+        data = bytes(payload[:claimed]).ljust(came, b"\0") if plausible else bytes(payload)
+        odd = (
+            ("pipe-type", pipe_type != DATA),
+            ("pipe-size", not plausible),
+            ("body-size", size != pipe_size - (HEADER - PIPE_HEADER)),
+            ("flags", flags != REQUEST_FLAGS),
+        )
+        return cls(
+            data,
+            kind,
+            Version(f0, f1),
+            Version(v0, v1),
+            tid,
+            flags,
+            status,
+            pipe_size,
+            size,
+            overrun=round8(claimed) > round8(came) or HEADER + size > came,
+            anomalies=tuple(name for name, true in odd if true),
+        )
+
+    @property
+    def body(self) -> bytes:
+        """Everything from P+28 to the end of what came, rounding included."""
+        return self.payload[HEADER:]
+
+    def answer(
+        self, status: int = Status.OK, body: bytes | None = None, body_size: int | None = None
+    ) -> bytes:
+        """The received bytes as a response: flags 5, ``status``, ``body`` laid over P+28.
+
+        The length stays what was received: what does not fit is cut off, and where ``body`` is shorter the
+        request's own bytes remain, as in Linux.  ``body_size`` replaces the field at P+18.
+        """
+        out = bytearray(self.payload)
+        if body is not None:
+            n = min(len(body), len(out) - HEADER)
+            out[HEADER : HEADER + n] = body[:n]
+        if body_size is not None:
+            _BODY_SIZE.pack_into(out, 18, body_size)
+        _STATUS.pack_into(out, 20, status)
+        out[25] = RESPONSE_FLAGS
+        return bytes(out)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""UTF-16LE text in fields of a fixed size (PROTOCOL §4.4.1, §4.4.2, §4.6.1)."""
+
+from __future__ import annotations
+
+from hvring.errors import LyingLengthError, MessageError
+
+
+def pack(text: str, field: int) -> bytes:
+    """``text`` and NULs up to ``field`` bytes; MessageError if it does not fit or is not Unicode."""
+    if "\0" in text:
+        raise MessageError("a NUL inside the text")
+    try:
+        raw = text.encode("utf-16-le")
+    except UnicodeEncodeError as error:
+        raise MessageError(f"not Unicode text: {error}") from error
+    if len(raw) + 2 > field:
+        raise LyingLengthError(f"{len(raw) // 2} UTF-16 units and a NUL in a field of {field} bytes")
+    return raw.ljust(field, b"\0")
+
+
+def cut(text: str, field: int) -> str:
+    """As much of ``text`` as fits ``field`` bytes with its NUL; what is not Unicode becomes "?"."""
+    raw = text.split("\0", 1)[0].encode("utf-16-le", "replace")[: field - 2]
+    return raw.decode("utf-16-le", "ignore")  # a pair that was cut in half goes as a whole
+
+
+def size(text: str) -> int:
+    """Bytes of ``text`` with its NUL, as size fields count."""
+    return len(text.encode("utf-16-le")) + 2
+
+
+def unpack(raw: bytes) -> str:
+    """The text before the first NUL, or all of it.  MessageError for half a surrogate pair or half a unit."""
+    if len(raw) % 2:
+        raise MessageError(f"{len(raw)} bytes are no whole number of UTF-16 units")
+    text = raw.decode("utf-16-le", "surrogatepass").split("\0", 1)[0]
+    if any("\ud800" <= c <= "\udfff" for c in text):
+        raise MessageError("half a surrogate pair in the text")
+    return text
+
+
+def unpack_terminated(raw: bytes) -> str:
+    """As :func:`unpack`, but there must be a NUL."""
+    text = unpack(raw)
+    if size(text) > len(raw):
+        raise MessageError("the text has no NUL at its end")
+    return text

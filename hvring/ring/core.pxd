@@ -1,0 +1,346 @@
+# cython: language_level=3
+# SPDX-License-Identifier: Apache-2.0
+"""The ring at C level: no Python objects, no GIL.  `cimport hvring.ring.core` from any extension.
+
+An `hv_ring` is ONE end of ONE ring and belongs to one thread.  A writer does
+
+    hv_tx_write(&tx, ...)  any number of times, then  hv_tx_publish(&tx)  -> 1: signal the other side
+
+and a reader
+
+    hv_rx_next(&rx, &pkt), hv_rx_copy(...), hv_rx_consume(&rx, &pkt), ... then  hv_rx_release(&rx)  -> 1: signal
+
+Every function that looks at a field of the other side loads it once, checks it, and returns one of the negative
+HV_BAD_* codes if it is a lie; nothing outside the ring is ever touched (PROTOCOL 2).
+"""
+
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+
+
+cdef extern from "atomics.h" nogil:
+    uint32_t hv_load_relaxed32(const void *p) noexcept
+    uint32_t hv_load_acquire32(const void *p) noexcept
+    uint64_t hv_load_relaxed64(const void *p) noexcept
+    uint64_t hv_load_acquire64(const void *p) noexcept
+    void hv_store_relaxed32(void *p, uint32_t v) noexcept
+    void hv_store_release32(void *p, uint32_t v) noexcept
+    void hv_store64(void *p, uint64_t v) noexcept
+    void hv_fence() noexcept
+    uint32_t hv_or32(void *p, uint32_t bits) noexcept
+
+
+cdef enum:
+    # offsets in the control page (PROTOCOL 2.1)
+    HV_WRITE_INDEX = 0
+    HV_READ_INDEX = 4
+    HV_INTERRUPT_MASK = 8
+    HV_PENDING_SEND_SZ = 12
+    HV_FEATURE_BITS = 64
+
+    HV_FEATURE_PENDING_SEND_SZ = 1
+
+    HV_DESCRIPTOR = 16        # bytes before the payload of an in-band packet (PROTOCOL 2.2)
+    HV_TRAILER = 8
+    HV_SMALLEST = 24          # descriptor and trailer
+    HV_MAX_LEN = 0xFFFF * 8   # len8 has 16 bits
+
+    # results
+    HV_OK = 0
+    HV_EMPTY = 1
+    HV_FULL = 2
+    HV_TOO_LARGE = 3
+    # lies of the other side; their words are in _ring.pyx
+    HV_BAD_WRITE_RANGE = -1
+    HV_BAD_WRITE_ALIGN = -2
+    HV_BAD_WRITE_BACK = -3
+    HV_BAD_READ_RANGE = -4
+    HV_BAD_READ_ALIGN = -5
+    HV_BAD_READ_BACK = -6
+    HV_BAD_OWN_READ = -7
+    HV_BAD_OWN_WRITE = -8
+    HV_BAD_FRAGMENT = -9
+    HV_BAD_OFFSET8 = -10
+    HV_BAD_LEN8 = -11
+    HV_BAD_LENGTH = -12
+
+
+cdef struct hv_ring:
+    uint8_t *control      # the control page
+    uint8_t *data
+    uint32_t size         # of the data area, a multiple of 8
+    uint32_t own          # our index: write (producer) or read (consumer), perhaps not yet published
+    uint32_t published    # our index as the other side can see it
+    uint32_t peer         # the other side's index when we last looked; always checked
+
+
+cdef struct hv_packet:
+    uint16_t type
+    uint16_t flags
+    uint32_t start        # offset in the data area of the payload's first byte
+    uint32_t length       # of the payload: a multiple of 8
+    uint32_t total        # bytes to consume: descriptor, payload, trailer
+    uint64_t transaction_id
+
+
+cdef inline uint32_t hv_distance(uint32_t ahead, uint32_t behind, uint32_t size) noexcept nogil:
+    """Bytes from `behind` forward to `ahead`; both below `size`."""
+    return ahead - behind if ahead >= behind else ahead + size - behind
+
+
+cdef inline uint32_t hv_advance(uint32_t index, uint32_t by, uint32_t size) noexcept nogil:
+    index += by
+    return index - size if index >= size else index
+
+
+cdef inline int hv_check_write(uint32_t index, uint32_t size) noexcept nogil:
+    if index >= size:
+        return HV_BAD_WRITE_RANGE
+    return HV_BAD_WRITE_ALIGN if index & 7 else HV_OK
+
+
+cdef inline int hv_check_read(uint32_t index, uint32_t size) noexcept nogil:
+    if index >= size:
+        return HV_BAD_READ_RANGE
+    return HV_BAD_READ_ALIGN if index & 7 else HV_OK
+
+
+cdef inline int hv_attach(hv_ring *r, uint8_t *control, uint32_t control_size, uint32_t ring_size,
+                          bint producer) noexcept nogil:
+    """Take up one end where the control page says it is."""
+    cdef uint64_t both = hv_load_acquire64(control + HV_WRITE_INDEX)
+    cdef uint32_t write = <uint32_t>both
+    cdef uint32_t read = <uint32_t>(both >> 32)
+    cdef int bad
+    r.control = control
+    r.data = control + control_size
+    r.size = ring_size - control_size
+    bad = hv_check_write(write, r.size)
+    if bad == HV_OK:
+        bad = hv_check_read(read, r.size)
+    if bad != HV_OK:
+        return bad
+    r.own = r.published = write if producer else read
+    r.peer = read if producer else write
+    return HV_OK
+
+
+cdef inline void hv_copy_in(hv_ring *r, uint32_t at, const uint8_t *source, uint32_t n) noexcept nogil:
+    """Bytes into the data area at offset `at`, in two parts where it wraps."""
+    cdef uint32_t first = r.size - at
+    if n <= first:
+        memcpy(r.data + at, source, n)
+    else:
+        memcpy(r.data + at, source, first)
+        memcpy(r.data, source + first, n - first)
+
+
+cdef inline void hv_copy_out(const hv_ring *r, uint32_t at, uint8_t *target, uint32_t n) noexcept nogil:
+    cdef uint32_t first = r.size - at
+    if n <= first:
+        memcpy(target, r.data + at, n)
+    else:
+        memcpy(target, r.data + at, first)
+        memcpy(target + first, r.data, n - first)
+
+
+# ---------------------------------------------------------------------------------------------- the writing end
+
+cdef inline uint32_t hv_tx_total(uint32_t payload) noexcept nogil:
+    """Ring bytes of a packet with `payload` bytes: rounded up to 8, descriptor and trailer included."""
+    return ((payload + HV_DESCRIPTOR + 7) & ~<uint32_t>7) + HV_TRAILER
+
+
+cdef inline uint32_t hv_tx_free(const hv_ring *r) noexcept nogil:
+    """Bytes not used as of the last look; a packet needs strictly more than its total (PROTOCOL 2.1)."""
+    return r.size - hv_distance(r.own, r.peer, r.size)
+
+
+cdef inline int hv_tx_look(hv_ring *r) noexcept nogil:
+    """Look at the reader's index anew.  Acquire: partner of the release in hv_rx_release."""
+    cdef uint64_t both = hv_load_acquire64(r.control + HV_WRITE_INDEX)
+    cdef uint32_t read = <uint32_t>(both >> 32)
+    cdef int bad = hv_check_read(read, r.size)
+    if bad != HV_OK:
+        return bad
+    if <uint32_t>both != r.published:
+        return HV_BAD_OWN_WRITE
+    if hv_distance(r.published, read, r.size) > hv_distance(r.published, r.peer, r.size):
+        return HV_BAD_READ_BACK
+    r.peer = read
+    return HV_OK
+
+
+cdef inline int hv_tx_reserve(hv_ring *r, uint32_t total) noexcept nogil:
+    """Is there room for `total` bytes?  HV_OK, HV_FULL, HV_TOO_LARGE or a lie."""
+    cdef int bad
+    if total > r.size - 8:
+        return HV_TOO_LARGE
+    if hv_tx_free(r) <= total:
+        bad = hv_tx_look(r)
+        if bad != HV_OK:
+            return bad
+        if hv_tx_free(r) <= total:
+            return HV_FULL
+    return HV_OK
+
+
+cdef inline void hv_tx_frame(hv_ring *r, uint32_t payload, uint64_t transaction_id, uint16_t packet_type,
+                             uint16_t flags) noexcept nogil:
+    """Everything of a packet but its payload, for which there is room; moves our index past it."""
+    cdef uint32_t start = r.own
+    cdef uint32_t length = (payload + HV_DESCRIPTOR + 7) & ~<uint32_t>7
+    cdef uint32_t at = hv_advance(start, 8, r.size)
+    cdef uint32_t pad = length - HV_DESCRIPTOR - payload
+    hv_store64(r.data + start, packet_type | (2 << 16) | (<uint64_t>(length >> 3) << 32) | (<uint64_t>flags << 48))
+    hv_store64(r.data + at, transaction_id)
+    at = hv_advance(start, length, r.size)
+    if pad:   # the padding lies in the last 8 bytes before `at`, which never wrap
+        memset(r.data + (at if at else r.size) - pad, 0, pad)
+    hv_store64(r.data + at, <uint64_t>start << 32)
+    r.own = hv_advance(at, HV_TRAILER, r.size)
+
+
+cdef inline int hv_tx_write(hv_ring *r, const uint8_t *payload, uint64_t n, uint64_t transaction_id,
+                            uint16_t packet_type, uint16_t flags) noexcept nogil:
+    """Put one packet behind the others; the reader does not see it before hv_tx_publish."""
+    cdef uint32_t start
+    cdef int result
+    if n > HV_MAX_LEN - HV_DESCRIPTOR:
+        return HV_TOO_LARGE
+    result = hv_tx_reserve(r, hv_tx_total(<uint32_t>n))
+    if result != HV_OK:
+        return result
+    start = hv_advance(r.own, HV_DESCRIPTOR, r.size)
+    hv_copy_in(r, start, payload, <uint32_t>n)
+    hv_tx_frame(r, <uint32_t>n, transaction_id, packet_type, flags)
+    return HV_OK
+
+
+cdef inline bint hv_tx_publish(hv_ring *r) noexcept nogil:
+    """Show the reader all that was written.  True: it must be signalled (PROTOCOL 2.6).
+
+    The index before the whole batch is what is compared, so any number of packets may be published at once.
+    """
+    cdef uint32_t old = r.published
+    if r.own == old:
+        return False
+    hv_store_release32(r.control + HV_WRITE_INDEX, r.own)   # partner: acquire in hv_rx_look
+    r.published = r.own
+    hv_fence()                                              # partner: fence in hv_rx_unmask, hv_rx_release
+    if hv_load_acquire32(r.control + HV_INTERRUPT_MASK):
+        return False
+    return hv_load_acquire32(r.control + HV_READ_INDEX) == old
+
+
+cdef inline void hv_tx_want_room(hv_ring *r, uint32_t total) noexcept nogil:
+    """Ask the reader for a signal once `total` bytes fit (PROTOCOL 2.7); look again with hv_tx_reserve after it."""
+    hv_store_relaxed32(r.control + HV_PENDING_SEND_SZ, total)
+    hv_fence()                                              # partner: fence in hv_rx_release
+
+
+cdef inline void hv_tx_room_found(hv_ring *r) noexcept nogil:
+    hv_store_relaxed32(r.control + HV_PENDING_SEND_SZ, 0)
+
+
+# ---------------------------------------------------------------------------------------------- the reading end
+
+cdef inline uint32_t hv_rx_available(const hv_ring *r) noexcept nogil:
+    """Bytes to read as of the last look."""
+    return hv_distance(r.peer, r.own, r.size)
+
+
+cdef inline int hv_rx_look(hv_ring *r) noexcept nogil:
+    """Look at the writer's index anew.  Acquire: partner of the release in hv_tx_publish."""
+    cdef uint64_t both = hv_load_acquire64(r.control + HV_WRITE_INDEX)
+    cdef uint32_t write = <uint32_t>both
+    cdef int bad = hv_check_write(write, r.size)
+    if bad != HV_OK:
+        return bad
+    if <uint32_t>(both >> 32) != r.published:
+        return HV_BAD_OWN_READ
+    if hv_distance(write, r.published, r.size) < hv_distance(r.peer, r.published, r.size):
+        return HV_BAD_WRITE_BACK
+    r.peer = write
+    return HV_OK
+
+
+cdef inline int hv_rx_next(hv_ring *r, hv_packet *p) noexcept nogil:
+    """The next packet's descriptor, read once and checked.  HV_OK, HV_EMPTY or a lie; nothing is consumed."""
+    cdef uint32_t available = hv_rx_available(r)
+    cdef uint32_t header, length
+    cdef uint64_t word
+    cdef int bad
+    if available == 0:
+        bad = hv_rx_look(r)
+        if bad != HV_OK:
+            return bad
+        available = hv_rx_available(r)
+        if available == 0:
+            return HV_EMPTY
+    if available < HV_SMALLEST:
+        return HV_BAD_FRAGMENT
+    word = hv_load_relaxed64(r.data + r.own)
+    header = <uint32_t>((word >> 16) & 0xFFFF) * 8
+    length = <uint32_t>((word >> 32) & 0xFFFF) * 8
+    if header < HV_DESCRIPTOR:
+        return HV_BAD_OFFSET8
+    if length < header:
+        return HV_BAD_LEN8
+    if length + HV_TRAILER > available:
+        return HV_BAD_LENGTH
+    p.type = <uint16_t>word
+    p.flags = <uint16_t>(word >> 48)
+    p.transaction_id = hv_load_relaxed64(r.data + hv_advance(r.own, 8, r.size))
+    p.start = hv_advance(r.own, header, r.size)
+    p.length = length - header
+    p.total = length + HV_TRAILER
+    return HV_OK
+
+
+cdef inline void hv_rx_copy(const hv_ring *r, const hv_packet *p, uint8_t *target) noexcept nogil:
+    """The payload out of the ring: p.length bytes."""
+    hv_copy_out(r, p.start, target, p.length)
+
+
+cdef inline void hv_rx_consume(hv_ring *r, const hv_packet *p) noexcept nogil:
+    """Step over a packet; the writer gets the room at hv_rx_release."""
+    r.own = hv_advance(r.own, p.total, r.size)
+
+
+cdef inline bint hv_rx_release(hv_ring *r) noexcept nogil:
+    """Give the room of all consumed packets back.  True: the writer waits for it and must be signalled (PROTOCOL 2.7)."""
+    cdef uint32_t freed, free_now, pending, write
+    if r.own == r.published:
+        return False
+    freed = hv_distance(r.own, r.published, r.size)
+    hv_store_release32(r.control + HV_READ_INDEX, r.own)    # partner: acquire in hv_tx_look
+    r.published = r.own
+    hv_fence()                                              # partner: fence in hv_tx_want_room, hv_tx_publish
+    pending = hv_load_acquire32(r.control + HV_PENDING_SEND_SZ)
+    if pending == 0 or not hv_load_relaxed32(r.control + HV_FEATURE_BITS) & HV_FEATURE_PENDING_SEND_SZ:
+        return False
+    pending &= ~<uint32_t>7         # some writers ask for "ring size - 1" and mean "all of it"
+    if pending > r.size - 8:
+        pending = r.size - 8
+    write = hv_load_acquire32(r.control + HV_WRITE_INDEX)
+    if write >= r.size:
+        return False                # a lie: the next look says so
+    free_now = r.size - hv_distance(write, r.own, r.size)
+    return free_now > pending and free_now - freed <= pending
+
+
+cdef inline void hv_rx_mask(hv_ring *r) noexcept nogil:
+    """Ask the writer for silence while we drain; a hint, so no order is needed."""
+    hv_store_relaxed32(r.control + HV_INTERRUPT_MASK, 1)
+
+
+cdef inline int hv_rx_unmask(hv_ring *r) noexcept nogil:
+    """Ask for signals again, then look: HV_OK when there is something to read, HV_EMPTY when it is safe to sleep."""
+    cdef int bad
+    hv_store_relaxed32(r.control + HV_INTERRUPT_MASK, 0)
+    hv_fence()                                              # partner: fence in hv_tx_publish
+    bad = hv_rx_look(r)
+    if bad != HV_OK:
+        return bad
+    return HV_OK if hv_rx_available(r) else HV_EMPTY

@@ -1,0 +1,292 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtual endpoint: channels over a Unix socket, a memfd and two eventfds, without Hyper-V.
+
+A guest calls :func:`connect` or :func:`connect_async`; a host of its own loop steps a :class:`Handshake`. The host's
+half is an :class:`Offer`: memory and doorbells that were prepared as a kernel prepares them, to be sent to a guest.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import selectors
+import socket
+import stat
+import struct
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+from hvring.channel import Channel, EventfdDoorbell
+from hvring.errors import EndpointError
+from hvring.transport.endpoint import (
+    DESCRIPTORS,
+    EndpointUnavailableError,
+    OfferReply,
+    OpenRequest,
+    close_all,
+    normal_guid,
+    receive_offer,
+)
+from hvring.vmbus import BY_NAME, ServiceIds, ring_size_for
+
+if TYPE_CHECKING:
+    import asyncio
+
+_SEALS: Final = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+_FIRST_PAUSE: Final = 0.02  # seconds between attempts of a caller that waits; doubles up to the last
+_LAST_PAUSE: Final = 1.0
+
+
+def connect(
+    path: str | os.PathLike[str], service: str, *, timeout: float | None = 10.0, wait: bool = False
+) -> Channel:
+    """Open a channel to the virtual host at ``path``; blocks at most ``timeout`` seconds (None: for ever).
+
+    ``service`` is a name or a class GUID. With ``wait`` the call lasts until a host listens there, offers the service
+    and has it free. Raises EndpointError, of it EndpointUnavailableError where a later attempt may succeed.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    pauses = _pauses()
+    while True:
+        try:
+            with Handshake(path, service, wait=wait) as handshake:
+                channel = None
+                if handshake.start():
+                    _await_readable(handshake, deadline)
+                    channel = handshake.finish()
+                if channel is not None:
+                    return channel
+        except EndpointUnavailableError:
+            if not wait or (deadline is not None and time.monotonic() >= deadline):
+                raise
+        pause = next(pauses)
+        if deadline is not None:
+            pause = min(pause, max(0.0, deadline - time.monotonic()))
+            if not pause:
+                raise _timed_out(path, service)
+        time.sleep(pause)
+
+
+async def connect_async(
+    path: str | os.PathLike[str], service: str, *, timeout: float | None = 10.0, wait: bool = False
+) -> Channel:
+    """As :func:`connect`, for asyncio; may be cancelled at any time."""
+    import asyncio
+
+    last: EndpointError = _timed_out(path, service)
+    try:
+        async with asyncio.timeout(timeout):
+            for pause in _pauses():
+                try:
+                    with Handshake(path, service, wait=wait) as handshake:
+                        channel = None
+                        if handshake.start():
+                            await _readable(asyncio.get_running_loop(), handshake)
+                            channel = handshake.finish()
+                        if channel is not None:
+                            return channel
+                except EndpointUnavailableError as error:
+                    if not wait:
+                        raise
+                    last = error
+                await asyncio.sleep(pause)
+    except TimeoutError:
+        pass
+    raise last
+
+
+class Handshake:
+    """One attempt to open a channel, for callers with their own loop; no method waits.
+
+    ``start()`` once; then, whenever ``fileno()`` is readable, ``finish()`` until it returns the channel; ``close()`` at
+    the end in any case (the channel keeps what it needs).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], service: str, *, wait: bool = False) -> None:
+        self.path = os.fspath(path)
+        self.service = service
+        self._wait = wait
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is an answer."""
+        return self._socket.fileno()
+
+    def start(self) -> bool:
+        """Connect and ask. False: the host's queue of connections is full, make a new attempt a little later."""
+        try:
+            self._socket.connect(self.path)
+            self._socket.send(OpenRequest(self.service, self._wait).encode())
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            raise _unreachable(self.path, error) from error
+        return True
+
+    def finish(self) -> Channel | None:
+        """The open channel, or None while the host has not answered. Raises EndpointError."""
+        try:
+            data, descriptors = receive_offer(self._socket)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise _unreachable(self.path, error) from error
+        try:
+            if not data:
+                raise EndpointUnavailableError(f"the host at {self.path} closed the connection without an answer")
+            reply = OfferReply.decode(data)
+            _check_class(self.service, reply)
+            return _open(reply.ring_size, descriptors, self._socket)
+        finally:
+            close_all(descriptors)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Handshake:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Offer:
+    """What a host hands out for one opening of a service: ring memory, sealed and prepared, and two eventfds.
+
+    ``memory`` holds the guest-to-host ring, then the host-to-guest ring, each of ``ring_size`` bytes. ``guest_event``
+    is written by the guest and ``host_event`` by the host. Both feature bits are set, as a kernel sets them at open,
+    and the guest-to-host ring is masked until the host arms it (PROTOCOL §5.1).
+    """
+
+    def __init__(self, ids: ServiceIds, ring_size: int | None = None) -> None:
+        self.ids = ids
+        self.ring_size = ring_size_for(ids.name) if ring_size is None else ring_size
+        self._descriptors: list[int] = []
+        try:
+            memory = os.memfd_create(f"hvring-{ids.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            self._descriptors.append(memory)
+            os.ftruncate(memory, 2 * self.ring_size)
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
+            for _ in range(2):
+                self._descriptors.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            self.memory = mmap.mmap(memory, 2 * self.ring_size)
+        except OSError as error:
+            self.close()
+            raise EndpointError(f"no memory or descriptors for a channel: {error.strerror}") from error
+        _memory, self.guest_event, self.host_event = self._descriptors
+        for ring in (0, self.ring_size):
+            struct.pack_into("<I", self.memory, ring + 64, 1)  # feature_bits (PROTOCOL §2.1)
+        struct.pack_into("<I", self.memory, 8, 1)  # interrupt_mask of the ring that the host reads
+
+    def answer(self, connection: socket.socket) -> None:
+        """Send the offer over the guest's connection. Raises OSError when the guest is gone."""
+        reply = OfferReply(self.ids.class_guid, self.ids.instance_guid, self.ring_size)
+        socket.send_fds(connection, [reply.encode()], self._descriptors, socket.MSG_NOSIGNAL)
+
+    def close(self) -> None:
+        """Close the descriptors; the memory lives as long as somebody uses it. May be called twice."""
+        close_all(self._descriptors)
+
+
+def _open(ring_size: int, descriptors: list[int], connection: socket.socket) -> Channel:
+    """A channel over what the host sent; takes copies of what it needs."""
+    if len(descriptors) != DESCRIPTORS:
+        raise EndpointError(f"the host sent {len(descriptors)} descriptors, {DESCRIPTORS} belong to an offer")
+    memory = _map(descriptors[0], 2 * ring_size)
+    for descriptor in descriptors[1:]:
+        _check_event(descriptor)
+    wait_on, write_to = os.dup(descriptors[2]), os.dup(descriptors[1])
+    return Channel(
+        memory,
+        ring_size=ring_size,
+        tx_offset=0,
+        rx_offset=ring_size,
+        doorbell=EventfdDoorbell(write_to, wait_on),
+        lifeline=os.dup(connection.fileno()),
+    )
+
+
+def _map(descriptor: int, length: int) -> mmap.mmap:
+    """Map ``length`` bytes of the host's memory, never more than the file was seen to have.
+
+    The seals keep the host from shrinking it later, which would end this process with SIGBUS; memory that cannot be
+    sealed is taken all the same, because the rules of the endpoint do not ask for seals.
+    """
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise EndpointError("the first descriptor of the offer is not memory")
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+    except OSError:
+        pass
+    size = os.fstat(descriptor).st_size  # after the seals: it stays
+    if size < length:
+        raise EndpointError(f"the offer's memory has {size} bytes, two rings need {length}")
+    try:
+        return mmap.mmap(descriptor, length)
+    except (OSError, ValueError) as error:
+        raise EndpointError(f"the offer's memory cannot be mapped: {error}") from error
+
+
+def _check_event(descriptor: int) -> None:
+    try:
+        kind = os.readlink(f"/proc/self/fd/{descriptor}")
+    except OSError:  # no /proc: nothing to check with
+        return
+    if kind != "anon_inode:[eventfd]":
+        raise EndpointError(f"a descriptor of the offer is not an eventfd but {kind}")
+
+
+def _check_class(service: str, reply: OfferReply) -> None:
+    expected = BY_NAME[service].class_guid if service in BY_NAME else normal_guid(service)
+    if reply.class_guid != expected:
+        raise EndpointError(f"asked for {service}, the host offers the class {reply.class_guid}")
+
+
+def _unreachable(path: str, error: OSError) -> EndpointError:
+    if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
+        return EndpointUnavailableError(f"no virtual host at {path}: start one with `hvring host --socket {path}`")
+    if error.errno in (errno.EPIPE, errno.ECONNRESET):
+        return EndpointUnavailableError(f"the host at {path} closed the connection")
+    return EndpointError(f"cannot attach to {path}: {error.strerror or error}")
+
+
+def _timed_out(path: str | os.PathLike[str], service: str) -> EndpointUnavailableError:
+    return EndpointUnavailableError(f"the host at {os.fspath(path)} did not open {service} in time")
+
+
+def _await_readable(handshake: Handshake, deadline: float | None) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(handshake, selectors.EVENT_READ)
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        if not selector.select(left):
+            raise _timed_out(handshake.path, handshake.service)
+
+
+async def _readable(loop: asyncio.AbstractEventLoop, handshake: Handshake) -> None:
+    answered = loop.create_future()
+
+    def wake() -> None:
+        loop.remove_reader(handshake.fileno())
+        answered.set_result(None)
+
+    loop.add_reader(handshake.fileno(), wake)
+    try:
+        await answered
+    finally:
+        if not answered.done() or answered.cancelled():
+            loop.remove_reader(handshake.fileno())
+
+
+def _pauses() -> Iterator[float]:
+    pause = _FIRST_PAUSE
+    while True:
+        yield pause
+        pause = min(2 * pause, _LAST_PAUSE)

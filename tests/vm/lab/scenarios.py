@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What scenario files say about themselves, read without running them, and which of them go into one boot."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DIRECTORY = Path(__file__).parents[1] / "scenarios"
+_GUEST: dict[str, Any] = {
+    "memory": "768M",
+    "cpus": 1,
+    "services": ["shutdown", "timesync", "heartbeat", "kvp", "vss", "fcopy"],
+    "balloon": False,
+    "append": "",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """``guest``: the machine it wants, all keys given; ``shares_boot``: others with the same wish may follow it;
+    ``seconds``: a limit for it beside the boot's."""
+
+    name: str
+    guest: dict[str, Any]
+    shares_boot: bool
+    seconds: float
+
+
+def names(directory: Path = DIRECTORY) -> list[str]:
+    """All scenarios there are; files that start with an underscore or end in _guest are parts of others."""
+    return sorted(p.stem for p in directory.glob("*.py") if not p.stem.startswith("_") and not p.stem.endswith("_guest"))
+
+
+def read(name: str, directory: Path = DIRECTORY) -> Scenario:
+    """The scenario's GUEST (over the defaults), SHARES_BOOT (False) and SECONDS (120). ValueError for an unknown key."""
+    own: dict[str, Any] = {"GUEST": {}, "SHARES_BOOT": False, "SECONDS": 120}
+    for node in ast.parse((directory / f"{name}.py").read_text()).body:
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in own:
+            own[node.targets[0].id] = ast.literal_eval(node.value)
+    if unknown := set(own["GUEST"]) - set(_GUEST):
+        raise ValueError(f"{name}: GUEST has no {', '.join(sorted(unknown))}")
+    return Scenario(name, _GUEST | own["GUEST"], own["SHARES_BOOT"], own["SECONDS"])
+
+
+def boots(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
+    """Put scenarios that share and want the same guest together, in order; the others stay alone."""
+    groups: list[list[Scenario]] = []
+    for scenario in scenarios:
+        for group in groups:
+            if scenario.shares_boot and group[0].shares_boot and group[0].guest == scenario.guest:
+                group.append(scenario)
+                break
+        else:
+            groups.append([scenario])
+    return groups

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's end of one hv-ic device: frames over a Unix socket, as described at the top of lab/hv-ic.c."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NamedTuple
+
+# Written down a second time on purpose: if hvring's own table were wrong, a lab that used it would not notice.
+GUIDS: Final = {  # service: (class, instance)
+    "shutdown": ("0e0b6031-5213-4934-818b-38d90ced39db", "b6650ff7-33bc-4840-8048-e0676786f393"),
+    "timesync": ("9527e630-d0ae-497b-adce-e80ab0175caf", "2dd1ce17-079e-403c-b352-a1921ee207ee"),
+    "heartbeat": ("57164f39-9115-4e78-ab55-382f3bd5422d", "fd149e91-82e0-4a7d-afa6-2a4166cbd7c0"),
+    "kvp": ("a9a0f4e7-5a45-4d96-b827-8a841e8c03e6", "242ff919-07db-4180-9c2e-b86cb68c8c55"),
+    "vss": ("35fa2e29-ea23-4236-96ae-3a6ebacba440", "2450ee40-33bf-4fbd-892e-9fb06e9214cf"),
+    "fcopy": ("34d14be3-dee4-41c8-9ae7-6b174977c192", "eb765408-105f-49b6-b4aa-c123b64d17d4"),
+}
+_HEAD: Final = struct.Struct("<IBBHHHQ")
+IN_BAND: Final = 6
+
+
+class Packet(NamedTuple):
+    """A packet that the guest sent."""
+
+    payload: bytes
+    type: int
+    transaction_id: int
+    completion: bool
+
+
+class Device:
+    """One service's device. QEMU connects to ``path`` (and again 0.5 s after the connection ended).
+
+    The socket is read only while one of the methods waits. ``opens`` counts the guest's channel opens,
+    ``notes`` keeps what the device told beside packets: (kind, number, text).
+    """
+
+    def __init__(self, name: str, directory: Path) -> None:
+        self.name = name
+        self.class_guid, self.instance_guid = GUIDS[name]
+        self.path = directory / f"{name}.sock"
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(self.path))
+        self.listener.listen(1)
+        self.open = False
+        self.opens = 0
+        self.notes: list[tuple[str, int, str]] = []
+        self._socket: socket.socket | None = None
+        self._bytes = bytearray()
+        self._packets: deque[Packet] = deque()
+        self._transaction_id = 0x1000
+
+    def arguments(self) -> list[str]:
+        """QEMU's arguments for this device."""
+        chardev = f"socket,id=c-{self.name},path={self.path},reconnect-ms=500"
+        device = f"hv-ic,id={self.name},classid={self.class_guid},instanceid={self.instance_guid},chardev=c-{self.name}"
+        return ["-chardev", chardev, "-device", device]
+
+    def connect(self, timeout: float = 30.0) -> None:
+        """Take QEMU's connection. TimeoutError."""
+        self.listener.settimeout(timeout)
+        self._socket, _ = self.listener.accept()
+        self._bytes.clear()
+        self.open = False
+
+    def hand_over(self) -> socket.socket:
+        """Give the device to other code: our connection ends, and QEMU's next one comes to the returned listener.
+
+        It starts with hello and, if the channel is open, with O. ``connect`` takes the device back.
+        """
+        self.close()
+        return self.listener
+
+    def close(self) -> None:
+        """End the connection, if there is one."""
+        if self._socket:
+            self._socket.close()
+            self._socket = None
+
+    def wait_open(self, timeout: float = 20.0) -> bool:
+        """Wait until the guest has the channel open."""
+        return self._until(lambda: self.open, timeout)
+
+    def wait_closed(self, timeout: float = 20.0) -> bool:
+        """Wait until the guest has the channel closed."""
+        return self._until(lambda: not self.open, timeout)
+
+    def send(self, payload: bytes, *, transaction_id: int | None = None, packet_type: int = IN_BAND, completion: bool = False) -> int:
+        """Give the device a packet for the guest; returns its transaction id."""
+        if transaction_id is None:
+            self._transaction_id += 1
+            transaction_id = self._transaction_id
+        self._frame("P", payload, transaction_id, int(completion), packet_type)
+        return transaction_id
+
+    def receive(self, timeout: float = 10.0) -> Packet | None:
+        """The next packet from the guest, or None if none came in time."""
+        self._until(lambda: bool(self._packets), timeout)
+        return self._packets.popleft() if self._packets else None
+
+    def ask(self, payload: bytes, timeout: float = 10.0) -> bytes | None:
+        """Send a request; the payload of the packet with its transaction id, others before it are dropped."""
+        wanted = self.send(payload)
+        end = time.monotonic() + timeout
+        while packet := self.receive(end - time.monotonic()):
+            if packet.transaction_id == wanted:
+                return packet.payload
+        return None
+
+    def statistics(self, timeout: float = 5.0) -> str:
+        """The device's own counters, as text; "" if it does not answer."""
+        self._frame("Q")
+        seen = len(self.notes)
+        found: list[str] = []
+
+        def told() -> bool:
+            found[:] = [text for kind, _, text in self.notes[seen:] if kind == "S"]
+            return bool(found)
+
+        self._until(told, timeout)
+        return found[-1] if found else ""
+
+    def drop_waiting(self) -> None:
+        """Make the device forget the packets that wait for room in the guest's ring."""
+        self._frame("X")
+
+    def _frame(self, kind: str, payload: bytes = b"", transaction_id: int = 0, flags: int = 0, packet_type: int = 0) -> None:
+        if not self._socket:
+            raise ConnectionError(f"{self.name}: not connected")
+        head = _HEAD.pack(_HEAD.size - 4 + len(payload), ord(kind), flags, packet_type, 0, 0, transaction_id)
+        self._socket.settimeout(None)
+        self._socket.sendall(head + payload)
+
+    def _until(self, condition: Callable[[], bool], timeout: float) -> bool:
+        end = time.monotonic() + timeout
+        while not condition():
+            if not self._socket:
+                raise ConnectionError(f"{self.name}: not connected")
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            self._socket.settimeout(left)
+            with contextlib.suppress(TimeoutError):
+                data = self._socket.recv(1 << 16)
+                if not data:
+                    self.close()
+                    raise ConnectionError(f"{self.name}: QEMU ended the connection")
+                self._take(data)
+        return True
+
+    def _take(self, data: bytes) -> None:
+        self._bytes += data
+        while len(self._bytes) >= _HEAD.size:
+            length, kind, flags, packet_type, _, _, number = _HEAD.unpack_from(self._bytes)
+            if len(self._bytes) < length + 4:
+                break
+            payload = bytes(self._bytes[_HEAD.size : length + 4])
+            del self._bytes[: length + 4]
+            if chr(kind) == "P":
+                self._packets.append(Packet(payload, packet_type, number, bool(flags & 1)))
+            else:
+                self._note(chr(kind), number, payload.decode(errors="replace"))
+
+    def _note(self, kind: str, number: int, text: str) -> None:
+        self.notes.append((kind, number, text))
+        if kind == "O":
+            self.open, self.opens = True, number
+        elif kind == "C":
+            self.open = False
