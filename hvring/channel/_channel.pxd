@@ -17,6 +17,7 @@ cdef class Doorbell:
 
 cdef class EventfdDoorbell(Doorbell):
     cdef int signal_fd
+    cdef bint blocking
 
 
 cdef class Channel:

@@ -24,11 +24,19 @@ cdef extern from "poll.h" nogil:
     int c_poll "poll"(pollfd *fds, unsigned long n, int timeout)
     enum:
         POLLIN
+        POLLOUT
 
 cdef extern from "unistd.h" nogil:
     ssize_t c_read "read"(int fd, void *buffer, size_t n)
     ssize_t c_write "write"(int fd, const void *buffer, size_t n)
     int c_close "close"(int fd)
+
+cdef extern from "fcntl.h" nogil:
+    int fcntl(int fd, int command, ...)
+    enum:
+        F_GETFL
+        F_SETFL
+        O_NONBLOCK
 
 cdef extern from "time.h" nogil:
     struct timespec:
@@ -80,17 +88,27 @@ cdef class Doorbell:
 
 @cython.final
 cdef class EventfdDoorbell(Doorbell):
-    """Two eventfds: one to wake the other side, one to be woken by.  Takes both over and closes them.
-
-    ``wait_fd`` must be non-blocking.
-    """
+    """Two eventfds: one to wake the other side, one to be woken by.  Takes both over and closes them."""
 
     def __cinit__(self, int signal_fd, int wait_fd):
+        cdef int flags = fcntl(wait_fd, F_GETFL)
         self.signal_fd = signal_fd
         self.fd = wait_fd
+        if flags < 0 or fcntl(signal_fd, F_GETFL) < 0:
+            self.fd = self.signal_fd = -1
+            raise OSError(errno, "not an open descriptor")
+        fcntl(wait_fd, F_SETFL, flags | O_NONBLOCK)
+        # The flags belong to both sides, and the other one may read its eventfd with blocking reads: leave those.
+        self.blocking = not fcntl(signal_fd, F_GETFL) & O_NONBLOCK
 
     cdef int ring(self) noexcept nogil:
         cdef uint64_t one = 1
+        cdef pollfd room
+        if self.blocking:     # a counter that the other side has filled up must not hold us
+            room.fd = self.signal_fd
+            room.events = POLLOUT
+            if c_poll(&room, 1, 0) == 0:
+                return 0
         while c_write(self.signal_fd, &one, 8) < 0:
             if errno == EAGAIN:
                 return 0      # the counter is full: the other side has been woken 2^64 - 2 times already
@@ -303,7 +321,6 @@ cdef class Channel:
             self.check_lifeline()
         return sent
 
-    @cython.critical_section
     def want_room(self, Py_ssize_t length) -> bool:
         """For event loops: ask to be woken once ``length`` payload bytes fit.  True: they fit already."""
         self.usable()
@@ -510,7 +527,6 @@ cdef class Channel:
 
     # ------------------------------------------------------------------------------------------ the end
 
-    @cython.critical_section
     def close(self) -> None:
         """Close this side; the other side sees it.  Harmless when done before.
 

@@ -271,7 +271,7 @@ cdef inline int hv_rx_next(hv_ring *r, hv_packet *p) noexcept nogil:
     cdef uint32_t header, length
     cdef uint64_t word
     cdef int bad
-    if available == 0:
+    if available < HV_SMALLEST:
         bad = hv_rx_look(r)
         if bad != HV_OK:
             return bad

@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two real processes on one ring: order, masks, blocking on both sides, wraps, and death at any moment."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hvring import ChannelRescindedError
+
+PEER = Path(__file__).with_name("peer.py")
+PACKETS = int(os.environ.get("HVRING_STRESS_PACKETS", "10000000"))
+
+
+class Link:
+    """The descriptors of one channel, and processes that use them."""
+
+    def __init__(self, ring_size: int) -> None:
+        self.ring_size = ring_size
+        memory = os.memfd_create("test")
+        os.ftruncate(memory, 2 * ring_size)
+        self.guest_life, self.host_life = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.shared = [memory, os.eventfd(0), os.eventfd(0)]
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, role: str, side: str, *numbers: int) -> subprocess.Popen[str]:
+        life = self.guest_life if side == "guest" else self.host_life
+        descriptors = [*self.shared, life.fileno()]
+        process = subprocess.Popen(
+            [sys.executable, str(PEER), role, side, str(self.ring_size), *map(str, descriptors), *map(str, numbers)],
+            pass_fds=descriptors,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        life.close()
+        self.processes.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+        for descriptor in self.shared:
+            os.close(descriptor)
+        self.guest_life.close()
+        self.host_life.close()
+
+
+@pytest.fixture
+def link():
+    links: list[Link] = []
+
+    def make(ring_size: int) -> Link:
+        links.append(Link(ring_size))
+        return links[-1]
+
+    yield make
+    for one in links:
+        one.close()
+
+
+def counters(process: subprocess.Popen[str]) -> dict[str, int]:
+    """What a process prints when its work is done."""
+    assert select.select([process.stdout], [], [], 300)[0], "a process hangs"
+    line = process.stdout.readline()
+    assert line, "a process ended early"
+    return {key: int(value) for key, value in (word.split("=") for word in line.split())}
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize(
+    ("sender", "receiver", "ring_size", "count", "largest"),
+    [
+        ("send", "recv", 4096 + 256, 30_000, 120),       # full and empty all the time: both sides block
+        ("send", "recv", 8192, 150_000, 1000),
+        ("send", "recv", 2 << 20, 200_000, 200),
+        ("send", "recv-batches", 4096 + 65536, 300_000, 64),
+        ("send-batches", "recv", 4096 + 65536, 300_000, 64),
+        ("send-batches", "recv-batches", 4096 + 131072, PACKETS, 64),
+    ],
+)
+def test_everything_arrives_once_in_order_and_whole(
+    sender: str, receiver: str, ring_size: int, count: int, largest: int, link
+) -> None:
+    ends = link(ring_size)
+    reader = ends.start(receiver, "host", count, 42, largest)
+    writer = ends.start(sender, "guest", count, 42, largest)
+    got, sent = counters(reader), counters(writer)
+    assert got["packets_received"] == sent["packets_sent"] == count
+    assert got["bytes_received"] == sent["bytes_sent"]
+    # a signal is due only when the reader had emptied the ring and asked for it
+    assert sent["signals_sent"] <= got["waits"] + 1
+    assert got["signals_received"] <= sent["signals_sent"]
+
+
+@pytest.mark.stress
+def test_an_echo_over_two_full_rings(link, pair) -> None:
+    sys.path.insert(0, str(PEER.parent))
+    try:
+        import peer
+    finally:
+        sys.path.pop(0)
+    ends = link(8192)
+    life = os.dup(ends.host_life.fileno())
+    guest = ends.start("echo", "guest", 50_000)
+    ends.host_life.close()
+    with peer.attach("host", 8192, *ends.shared, life) as host:
+        os.close(life)
+        rng = random.Random(1)
+        payloads = [rng.randbytes(rng.randrange(150) * 8) for _ in range(100)]
+        sent = received = 0
+        while received < 50_000:
+            if sent < 50_000:
+                batch = payloads[sent % 100 :][: 50_000 - sent]
+                sent += host.send_many(batch, transaction_id=sent)
+                if sent < 50_000:
+                    host.want_room(len(payloads[sent % 100]))
+            host.wait(1.0)
+            for packet in host:
+                assert packet.transaction_id == received
+                assert packet.payload == payloads[received % 100]
+                received += 1
+        assert counters(guest)["packets_received"] == 50_000
+
+
+@pytest.mark.parametrize("role", ["send", "recv", "echo"])
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_peer_killed_at_any_moment_rescinds_the_channel(role: str, attempt: int, link) -> None:
+    sys.path.insert(0, str(PEER.parent))
+    try:
+        import peer
+    finally:
+        sys.path.pop(0)
+    rng = random.Random(attempt)
+    ends = link(8192)
+    life = os.dup(ends.host_life.fileno())
+    guest = ends.start(role, "guest", 10**9, *([42, 64] if role != "echo" else []))
+    ends.host_life.close()
+    payloads = peer.pattern(42, 64)
+    with peer.attach("host", 8192, *ends.shared, life) as host:
+        os.close(life)
+        busy = rng.randrange(1, 3000)
+        done = 0
+        with pytest.raises(ChannelRescindedError):
+            while True:
+                if role != "send":
+                    host.send(payloads[done % 64], transaction_id=done, timeout=None)
+                if role != "recv":
+                    assert host.wait(60), "neither a packet nor an end"
+                    for packet in host:
+                        assert packet.payload == payloads[packet.transaction_id % 64]
+                        done += 1
+                else:
+                    done += 1
+                if done >= busy and guest.poll() is None:
+                    guest.send_signal(signal.SIGKILL)
+        assert guest.wait(10) == -signal.SIGKILL
