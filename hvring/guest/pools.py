@@ -13,6 +13,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from hvring.errors import EffectError
@@ -114,7 +115,7 @@ class Pool:
         return [now.record(place) for place in range(len(now))]
 
     def set(self, key: str, value: str) -> None:
-        """Replace the value of ``key`` in place, or append a record; PoolLimitError if that cannot be held."""
+        """Replace the value of ``key`` in place, or append a record. Also raises PoolLimitError."""
         wanted = _field(key, KEY_SIZE, "key")
         record = wanted.ljust(KEY_SIZE, b"\0") + _field(value, VALUE_SIZE, "value").ljust(VALUE_SIZE, b"\0")
         with self._writing() as (fd, now):
@@ -146,8 +147,9 @@ class Pool:
         """The content now, without opening the file if it surely has not changed."""
         with self._explained():
             try:
-                if self._known.is_settled and _stamp(os.stat(self.path)) == self._known.stamp:
-                    return self._known
+                known = self._known
+                if known.is_settled and _stamp(os.stat(self.path)) == known.stamp:
+                    return known
                 fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             except FileNotFoundError:
                 self._known = _NOTHING
@@ -196,14 +198,14 @@ class Pool:
         before = self._known
         status = os.fstat(fd)
         image = _read(fd, status.st_size - status.st_size % RECORD_SIZE)
-        self._known = _Snapshot(
+        now = self._known = _Snapshot(
             _stamp(status),
             # A file changed a moment ago may change again under the same time stamp.
             time.time_ns() - status.st_mtime_ns > _STAMP_GRAIN,
             image,
             before.places if image == before.image else _index(image),
         )
-        return self._known
+        return now
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -283,7 +285,8 @@ class _Stamp(NamedTuple):
     changed: int
 
 
-class _Snapshot(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
     """One state of a pool file; ``image`` holds whole records only."""
 
     stamp: _Stamp

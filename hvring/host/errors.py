@@ -12,7 +12,7 @@ class HostError(HvringError):
 
 
 class NotReadyError(HostError):
-    """No guest is attached to the service, it agreed to no version yet, or it went away during the request."""
+    """No guest is attached, it agreed to no version yet, or it went away during the request."""
 
 
 class NoAnswerError(HostError):
@@ -20,7 +20,7 @@ class NoAnswerError(HostError):
 
 
 class GuestStatusError(HostError):
-    """The guest answered by the rules, with a status that is not success; the number is ``status`` (PROTOCOL §3.3)."""
+    """The guest answered by the rules with a ``status`` that is not success (PROTOCOL §3.3)."""
 
     def __init__(self, service: str, request: str, status: int) -> None:
         super().__init__(f"{service}: the guest answered {request} with {status_name(status)}")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's end of one open channel: rings and doorbells on an event loop, and a count of the guest's signals."""
+"""The host's end of one open channel, on an event loop; the guest's signals are counted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _ROOM_RECHECK: Final = 0.25  # seconds; a guest may forget to tell that there is
 class Link:
     """Send to a guest and hear from it.
 
-    ``received`` gets every packet, of whatever type. ``needless`` gets the number of signals that the rules of
-    PROTOCOL §2.6 and §2.7 do not allow. ``broken`` is called once when the guest corrupted a ring; the link is of no
-    use then. All are called from the event loop.
+    ``received`` gets every packet, of whatever type. ``needless`` gets the number of signals that the rules
+    of PROTOCOL §2.6 and §2.7 do not allow. ``broken`` is called once when the guest corrupted a ring; the
+    link is of no use then. All are called from the event loop.
 
-    The guest may signal once for each time that it made the ring non-empty while it was not masked. It decides and
-    signals in two steps and the host may drain in between, so one signal of an earlier arming may come together with
-    that of the present one: the credit is never more than two.
+    The guest may signal once for each time that it made the ring non-empty while it was not masked. It
+    decides and signals in two steps and the host may drain in between, so one signal of an earlier arming
+    may come together with that of the present one: the credit is never more than two.
     """
 
     def __init__(
@@ -53,20 +53,25 @@ class Link:
         self._loop.call_soon(self._wake)
 
     def send(self, payload: bytes, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0) -> None:
-        """Put one packet on the ring; RingFullError when there is no room, RingCorruptError, ChannelClosedError."""
+        """Put one packet on the ring; RingFullError without room, ChannelClosedError without a guest."""
         if not self.open:
             raise ChannelClosedError("the guest is gone")
-        if self._tx.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags):
+        try:
+            due = self._tx.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
+        except RingCorruptError as error:
+            self._break(error)
+            raise ChannelClosedError(f"the guest corrupted the ring: {error}") from error
+        if due:
             self.signal()
 
     async def send_when_room(
         self, payload: bytes, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0
     ) -> None:
-        """As :meth:`send`, but wait for room as PROTOCOL §2.7 says; PacketTooLargeError if there can never be."""
-        if self.open and len(payload) <= self._tx.max_payload and not self._tx.want_room(len(payload)):
+        """As :meth:`send`, but wait for room (PROTOCOL §2.7); PacketTooLargeError if there can be none."""
+        if len(payload) <= self._tx.max_payload and not self._fits(len(payload)):
             self._room_credit = 1
             self._room = room = asyncio.Event()
-            while self.open and not self._tx.want_room(len(payload)):
+            while not self._fits(len(payload)):
                 room.clear()
                 try:
                     async with asyncio.timeout(_ROOM_RECHECK):
@@ -108,6 +113,23 @@ class Link:
         if not self.open:
             return
         self._wake(again=False)
+        if self.open:
+            self._release()
+
+    def _fits(self, length: int) -> bool:
+        """Is there room, or no use in waiting for it? Otherwise the guest is asked to signal."""
+        try:
+            return not self.open or self._tx.want_room(length)
+        except RingCorruptError as error:
+            self._break(error)
+            return True
+
+    def _break(self, error: RingCorruptError) -> None:
+        if self.open:
+            self._release()
+            self._broken(error)
+
+    def _release(self) -> None:
         self.open = False
         self._loop.remove_reader(self._offer.guest_event)
         self._offer.close()
@@ -136,10 +158,7 @@ class Link:
                 if not self._rx.arm() or not again:
                     return
         except RingCorruptError as error:
-            self.open = False
-            self._loop.remove_reader(self._offer.guest_event)
-            self._offer.close()
-            self._broken(error)
+            self._break(error)
 
     def _round(self) -> bool:
         """False: the guest sends faster than it should be listened to at one go."""

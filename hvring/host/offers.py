@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Microsoft host offers for each service in negotiation, oldest first (PROTOCOL §3.4), and its message type."""
+"""What a Microsoft host offers in negotiation, oldest first (PROTOCOL §3.4), and the message types."""
 
 from __future__ import annotations
 

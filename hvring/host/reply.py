@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from hvring.errors import MessageError
-from hvring.ic import DATA, RESPONSE_FLAGS, Frame, Status
+from hvring.ic.frame import DATA, RESPONSE_FLAGS, Frame, Status
 from hvring.ring import Packet
 
 _STATUSES: Final = frozenset(int(s) for s in Status)
@@ -29,7 +29,9 @@ def judge(packet: Packet, asked: Frame, transaction_id: int) -> Verdict:
     if packet.flags:
         light.append(f"descriptor flags {packet.flags:#x}, an answer has 0")
     if packet.transaction_id != transaction_id:
-        light.append(f"descriptor transaction id {packet.transaction_id:#x}, the request had {transaction_id:#x}")
+        light.append(
+            f"descriptor transaction id {packet.transaction_id:#x}, the request had {transaction_id:#x}"
+        )
     try:
         frame = Frame.decode(packet.payload)
     except MessageError as error:
@@ -42,7 +44,9 @@ def judge(packet: Packet, asked: Frame, transaction_id: int) -> Verdict:
     if frame.transaction_id != asked.transaction_id:
         grave.append(f"IC transaction id {frame.transaction_id}, the request had {asked.transaction_id}")
     if frame.flags & RESPONSE_FLAGS != RESPONSE_FLAGS:
-        grave.append(f"flags {frame.flags:#x} lack TRANSACTION or RESPONSE, an answer has {RESPONSE_FLAGS:#x}")
+        grave.append(
+            f"flags {frame.flags:#x} lack TRANSACTION or RESPONSE, an answer has {RESPONSE_FLAGS:#x}"
+        )
     elif frame.flags != RESPONSE_FLAGS:
         light.append(f"flags {frame.flags:#x}, an answer has {RESPONSE_FLAGS:#x}")
     if frame.framework != asked.framework:

@@ -29,7 +29,7 @@ class AddressFamily(IntFlag):
 
 
 def adapter(body: bytes) -> str:
-    """The adapter alone: in a GET_IP request nothing else need make sense.  Raises as :meth:`KvpIpInfo.decode`."""
+    """The adapter alone: in a GET_IP request nothing else need make sense.  Raises as KvpIpInfo.decode."""
     if len(body) < IP_SIZE:
         raise ShortMessageError(f"KVP IP settings of {len(body)} bytes")
     return text.unpack(body[2:SETTINGS])

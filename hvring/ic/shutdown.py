@@ -34,7 +34,7 @@ class ShutdownRequest:
     """What the administrator asked for; ``timeout`` in seconds.
 
     No source states the encoding of ``text`` (PROTOCOL §7): it is written as UTF-8 and read as whichever of
-    UTF-8 and UTF-16LE it looks like.
+    UTF-8 and UTF-16LE it looks like; control characters look like UTF-16LE.
     """
 
     reason: int = PLANNED
@@ -62,11 +62,13 @@ class ShutdownRequest:
 
 
 def _read_text(raw: bytes) -> str:
-    """Never raises.  Text behind the first NUL byte, or a start that is no UTF-8, speaks for UTF-16LE."""
+    """Never raises.  Text behind the first NUL byte speaks for UTF-16LE, so does a start that is no UTF-8 text."""
     head, _, tail = raw.partition(b"\0")
-    if not any(tail):
-        try:
-            return head.decode()
-        except UnicodeDecodeError:
-            pass
+    try:
+        text = head.decode()
+    except UnicodeDecodeError:
+        pass
+    else:
+        if not any(tail) and all(c >= " " or c in "\t\r\n" for c in text):
+            return text
     return raw.decode("utf-16-le", "replace").split("\0", 1)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The six services: message in, answer out.  What they do to a machine goes through the effects handed to them."""
+"""The six services: message in, answer out; what they do to a machine goes through effects handed to them."""
 
 from hvring.services.fcopy import Fcopy
 from hvring.services.heartbeat import Heartbeat

@@ -19,15 +19,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Final
 
 from hvring.ic import fcopy as messages
-from hvring.ic.fcopy import (
-    FRAMEWORKS,
-    HEADER_SIZE,
-    VERSIONS,
-    FcopyFlag,
-    FcopyOperation,
-    StartCopy,
-    WriteChunk,
-)
+from hvring.ic.fcopy import FcopyFlag, FcopyOperation, StartCopy, WriteChunk
 from hvring.ic.frame import MessageType, Request, Status
 from hvring.ic.negotiate import Negotiated
 from hvring.services.intake import Intake
@@ -55,7 +47,9 @@ class Fcopy:
         self._receiver = receiver
         self._incoming: Incoming | None = None
         self._broken = False
-        self._intake = Intake(MessageType.FCOPY, FRAMEWORKS, VERSIONS, minimum=HEADER_SIZE)
+        self._intake = Intake(
+            MessageType.FCOPY, messages.FRAMEWORKS, messages.VERSIONS, minimum=messages.HEADER_SIZE
+        )
 
     @property
     def counters(self) -> Counters:

@@ -20,9 +20,9 @@ _STATUS: Final = slice(20, 24)
 class Intake:
     """Stands before a service's handler, which sees whole requests of its own type only.
 
-    ``minimum``: body bytes below which Linux stays silent.  ``answer_unknown``: whether another message type is
-    answered (with FAIL) or met with silence.  What the handler raises becomes a status: EffectError its own, anything
-    else FAIL.
+    ``minimum``: body bytes below which Linux stays silent.  ``answer_unknown``: whether another message type
+    is answered (with FAIL) or met with silence.  What the handler raises becomes a status: EffectError its
+    own, anything else FAIL.
     """
 
     def __init__(

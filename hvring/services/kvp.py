@@ -87,9 +87,9 @@ class Kvp:
         return Reply(request.answer(Status.NOT_SUPPORTED))
 
     def _pairs(self, operation: KvpOperation, pool: int, request: Request) -> Reply:
-        """The four operations on pairs: whatever goes wrong, NO_MORE_ITEMS is what hosts know (PROTOCOL §4.4.3)."""
+        """The four operations on pairs; whatever goes wrong, NO_MORE_ITEMS is what hosts know."""
         try:
-            if pool not in KvpPool:
+            if pool > KvpPool.AUTO_INTERNAL:
                 raise LyingLengthError(f"there is no pool {pool}")
             answer = self._pair_operations[operation](request.body)
         except ShortMessageError:

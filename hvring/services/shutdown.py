@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from hvring.guest.power import Power
 
 _ACTIONS: Final = {
-    ShutdownFlag(0): PowerAction.OFF,
-    ShutdownFlag.RESTART: PowerAction.RESTART,
-    ShutdownFlag.HIBERNATE: PowerAction.HIBERNATE,
+    0: PowerAction.OFF,
+    int(ShutdownFlag.RESTART): PowerAction.RESTART,
+    int(ShutdownFlag.HIBERNATE): PowerAction.HIBERNATE,
 }
 
 
 def order_of(request: ShutdownRequest) -> ShutdownOrder | None:
     """What a request means; None for flags that mean nothing."""
-    action = _ACTIONS.get(ShutdownFlag(request.flags & ~ShutdownFlag.FORCE))
+    # Plain numbers: inverting a member of ShutdownFlag would drop the bits that it does not know.
+    action = _ACTIONS.get(request.flags & ~int(ShutdownFlag.FORCE))
     if action is None:
         return None
     force = bool(request.flags & ShutdownFlag.FORCE)

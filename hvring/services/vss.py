@@ -25,9 +25,9 @@ _FLAGS_END: Final = 12
 class Vss:
     """Freezes and thaws through a :class:`~hvring.guest.freezer.Freezer`.
 
-    ``capability_flags`` is what HOT_BACKUP answers at B+8; without it the host's bytes come back, as seen of Linux.
-    A freeze that nobody ended within ``max_frozen`` seconds is ended by :meth:`tick`, and the THAW that comes too
-    late for it is answered FAIL: the backup did not happen inside the freeze.
+    ``capability_flags`` is what HOT_BACKUP answers at B+8; without it the host's bytes come back, as seen of
+    Linux.  A freeze that nobody ended within ``max_frozen`` seconds is ended by :meth:`tick`, and the THAW
+    that comes too late for it is answered FAIL: the backup did not happen inside the freeze.
     """
 
     name = "vss"
@@ -110,24 +110,28 @@ class Vss:
         self._ended_early = False
         if not self._freezer.ready:
             return Status.FAIL
-        self._freezer.freeze()
-        self._due = self._monotonic() + self._max_frozen
+        try:
+            self._freezer.freeze()
+        finally:
+            if self._freezer.frozen:
+                self._due = self._monotonic() + self._max_frozen
         return Status.OK
 
     def _thaw(self) -> int:
         if self._due is None:
             late, self._ended_early = self._ended_early, False
             return Status.FAIL if late else Status.OK
-        try:
-            self._freezer.thaw()
-        finally:
-            self._after_thaw()
+        self._release()
         return Status.OK
 
     def _end_early(self) -> None:
         self._ended_early = True
-        self._intake.attempt(self._freezer.thaw)
-        self._after_thaw()
+        self._intake.attempt(self._release)
 
-    def _after_thaw(self) -> None:
-        self._due = self._monotonic() + RETRY if self._freezer.frozen else None
+    def _release(self) -> None:
+        self._due = self._monotonic() + RETRY  # unless it works now
+        try:
+            self._freezer.thaw()
+        finally:
+            if not self._freezer.frozen:
+                self._due = None

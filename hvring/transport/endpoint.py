@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The datagrams of the virtual endpoint and the descriptors that travel with them; no waiting, no mapping.
 
-The guest sends ``{"hvring": 1, "open": "<service name or class GUID>"}``; the host answers with an offer and three
-descriptors, or with ``{"hvring": 1, "error": "<why>"}``. Unknown keys are ignored on both sides, so that either end
-may grow. Two keys are additions that both ends may leave out: a request's ``"wait": true`` asks the host to hold its
-answer until the service is offered and free, and a refusal's ``"retry": false`` says that asking again is useless.
+The guest sends ``{"hvring": 1, "open": "<service name or class GUID>"}``; the host answers with an offer
+and three descriptors, or with ``{"hvring": 1, "error": "<why>"}``. Unknown keys are ignored on both sides,
+so that either end may grow. Two keys are additions that both ends may leave out: a request's ``"wait":
+true`` asks the host to hold its answer until the service is offered and free, and a refusal's ``"retry":
+false`` says that asking again is useless.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ VERSION: Final = 1
 MAX_DATAGRAM: Final = 4096
 DESCRIPTORS: Final = 3  # ring memory, guest-to-host event, host-to-guest event
 PAGE: Final = 4096
-MAX_RING_SIZE: Final = 1 << 28  # far above any kernel's choice (PROTOCOL §1.5) and far below the 32-bit indices
+MAX_RING_SIZE: Final = (
+    1 << 28
+)  # far above any kernel's choice (PROTOCOL §1.5) and far below the 32-bit indices
 
 
 class EndpointUnavailableError(EndpointError):
-    """Not now, but perhaps later: no host listens, it went away, or it does not offer the service at present."""
+    """Not now, but perhaps later: no host listens, it went away, or the service is not to be had."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class OpenRequest:
 
 @dataclass(frozen=True, slots=True)
 class OfferReply:
-    """The host's answer to a request that it grants; ``ring_size`` is bytes of ONE ring, control page included."""
+    """The host's answer to a request that it grants; ``ring_size`` is that of ONE ring, all included."""
 
     class_guid: str
     instance_guid: str
@@ -71,7 +74,7 @@ class OfferReply:
 
     @classmethod
     def decode(cls, data: bytes) -> OfferReply:
-        """Raises EndpointUnavailableError for a refusal, EndpointError for an answer that breaks the rules."""
+        """EndpointUnavailableError for a refusal, EndpointError for an answer that breaks the rules."""
         fields = _fields(data)
         if "error" in fields:
             reason = _text(fields, "error", limit=MAX_DATAGRAM)
@@ -94,27 +97,33 @@ def normal_guid(text: str) -> str:
 
 
 def checked_ring_size(fields: dict[str, Any]) -> int:
-    """The key ``ring_size``: a multiple of the page with room for a control page and some data (PROTOCOL §2.1)."""
+    """The key ``ring_size``: pages, with room for a control page and some data (PROTOCOL §2.1)."""
     size = fields.get("ring_size")
     if isinstance(size, bool) or not isinstance(size, int):
         raise EndpointError("the key 'ring_size' is missing or not an integer")
     if size % PAGE or not 2 * PAGE <= size <= MAX_RING_SIZE:
-        raise EndpointError(f"ring_size {size} is not a multiple of {PAGE} from {2 * PAGE} to {MAX_RING_SIZE}")
+        raise EndpointError(
+            f"ring_size {size} is not a multiple of {PAGE} from {2 * PAGE} to {MAX_RING_SIZE}"
+        )
     return size
 
 
 def receive_offer(connection: socket.socket) -> tuple[bytes, list[int]]:
-    """One datagram and its descriptors; ``b""`` at the end of the connection. BlockingIOError when none is there.
+    """One datagram and its descriptors; ``b""`` at the end. BlockingIOError when none is there.
 
-    The caller owns the descriptors. Raises EndpointError, with every received descriptor closed, if the datagram or
-    the list of descriptors was cut short.
+    The caller owns the descriptors. Raises EndpointError, with every received descriptor closed, if the
+    datagram or the list of descriptors was cut short.
     """
     data, descriptors, flags, _ = socket.recv_fds(
         connection, MAX_DATAGRAM, DESCRIPTORS + 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     )
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         close_all(descriptors)
-        what = "datagram is longer than" if flags & socket.MSG_TRUNC else "datagram brings too many descriptors for"
+        what = (
+            "datagram is longer than"
+            if flags & socket.MSG_TRUNC
+            else "datagram brings too many descriptors for"
+        )
         raise EndpointError(f"the host's {what} the endpoint's rules")
     return data, descriptors
 

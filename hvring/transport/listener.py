@@ -77,7 +77,9 @@ def _remove_stale(path: str, kind: socket.SocketKind) -> None:
         os.unlink(path)
     elif result == errno.EACCES:
         raise EndpointError(f"{path} belongs to somebody else")
-    elif result != errno.ENOENT:  # connected, or its queue is full (EAGAIN), or it is of another kind (EPROTOTYPE)
+    elif (
+        result != errno.ENOENT
+    ):  # connected, or its queue is full (EAGAIN), or it is of another kind (EPROTOTYPE)
         raise EndpointError(f"another process listens on {path}: stop it, or choose another path")
 
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The virtual endpoint: channels over a Unix socket, a memfd and two eventfds, without Hyper-V.
 
-A guest calls :func:`connect` or :func:`connect_async`; a host of its own loop steps a :class:`Handshake`. The host's
-half is an :class:`Offer`: memory and doorbells that were prepared as a kernel prepares them, to be sent to a guest.
+A guest calls :func:`connect` or :func:`connect_async`; a host of its own loop steps a :class:`Handshake`.
+The host's half is an :class:`Offer`: memory and doorbells that were prepared as a kernel prepares them, to
+be sent to a guest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from hvring.transport.endpoint import (
     normal_guid,
     receive_offer,
 )
-from hvring.vmbus import BY_NAME, ServiceIds, ring_size_for
+from hvring.vmbus import BY_CLASS, BY_NAME, ServiceIds, ring_size_for
 
 if TYPE_CHECKING:
     import asyncio
@@ -46,8 +47,9 @@ def connect(
 ) -> Channel:
     """Open a channel to the virtual host at ``path``; blocks at most ``timeout`` seconds (None: for ever).
 
-    ``service`` is a name or a class GUID. With ``wait`` the call lasts until a host listens there, offers the service
-    and has it free. Raises EndpointError, of it EndpointUnavailableError where a later attempt may succeed.
+    ``service`` is a name or a class GUID. With ``wait`` the call lasts until a host listens there, offers
+    the service and has it free. Raises EndpointError, of it EndpointUnavailableError where a later attempt
+    may succeed.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     pauses = _pauses()
@@ -102,8 +104,8 @@ async def connect_async(
 class Handshake:
     """One attempt to open a channel, for callers with their own loop; no method waits.
 
-    ``start()`` once; then, whenever ``fileno()`` is readable, ``finish()`` until it returns the channel; ``close()`` at
-    the end in any case (the channel keeps what it needs).
+    ``start()`` once; then, whenever ``fileno()`` is readable, ``finish()`` until it returns the channel;
+    ``close()`` at the end in any case (the channel keeps what it needs).
     """
 
     def __init__(self, path: str | os.PathLike[str], service: str, *, wait: bool = False) -> None:
@@ -118,7 +120,7 @@ class Handshake:
         return self._socket.fileno()
 
     def start(self) -> bool:
-        """Connect and ask. False: the host's queue of connections is full, make a new attempt a little later."""
+        """Connect and ask. False: the host's queue is full, make a new attempt a little later."""
         try:
             self._socket.connect(self.path)
             self._socket.send(OpenRequest(self.service, self._wait).encode())
@@ -138,10 +140,12 @@ class Handshake:
             raise _unreachable(self.path, error) from error
         try:
             if not data:
-                raise EndpointUnavailableError(f"the host at {self.path} closed the connection without an answer")
+                raise EndpointUnavailableError(
+                    f"the host at {self.path} closed the connection without an answer"
+                )
             reply = OfferReply.decode(data)
             _check_class(self.service, reply)
-            return _open(reply.ring_size, descriptors, self._socket)
+            return _open(reply, descriptors, self._socket)
         finally:
             close_all(descriptors)
 
@@ -160,9 +164,9 @@ class Handshake:
 class Offer:
     """What a host hands out for one opening of a service: ring memory, sealed and prepared, and two eventfds.
 
-    ``memory`` holds the guest-to-host ring, then the host-to-guest ring, each of ``ring_size`` bytes. ``guest_event``
-    is written by the guest and ``host_event`` by the host. Both feature bits are set, as a kernel sets them at open,
-    and the guest-to-host ring is masked until the host arms it (PROTOCOL §5.1).
+    ``memory`` holds the guest-to-host ring, then the host-to-guest ring, each of ``ring_size`` bytes.
+    ``guest_event`` is written by the guest and ``host_event`` by the host. Both feature bits are set, as a
+    kernel sets them at open, and the guest-to-host ring is masked until the host arms it (PROTOCOL §5.1).
     """
 
     def __init__(self, ids: ServiceIds, ring_size: int | None = None) -> None:
@@ -195,29 +199,35 @@ class Offer:
         close_all(self._descriptors)
 
 
-def _open(ring_size: int, descriptors: list[int], connection: socket.socket) -> Channel:
+def _open(reply: OfferReply, descriptors: list[int], connection: socket.socket) -> Channel:
     """A channel over what the host sent; takes copies of what it needs."""
     if len(descriptors) != DESCRIPTORS:
         raise EndpointError(f"the host sent {len(descriptors)} descriptors, {DESCRIPTORS} belong to an offer")
-    memory = _map(descriptors[0], 2 * ring_size)
+    memory = _map(descriptors[0], 2 * reply.ring_size)
     for descriptor in descriptors[1:]:
         _check_event(descriptor)
-    wait_on, write_to = os.dup(descriptors[2]), os.dup(descriptors[1])
-    return Channel(
-        memory,
-        ring_size=ring_size,
-        tx_offset=0,
-        rx_offset=ring_size,
-        doorbell=EventfdDoorbell(write_to, wait_on),
-        lifeline=os.dup(connection.fileno()),
-    )
+    doorbell = EventfdDoorbell(os.dup(descriptors[1]), os.dup(descriptors[2]))
+    lifeline = os.dup(connection.fileno())
+    try:
+        return Channel(
+            memory,
+            ring_size=reply.ring_size,
+            tx_offset=0,
+            rx_offset=reply.ring_size,
+            doorbell=doorbell,
+            lifeline=lifeline,
+            name=BY_CLASS[reply.class_guid].name if reply.class_guid in BY_CLASS else reply.class_guid,
+        )
+    except BaseException:  # rings that are broken from the start
+        os.close(lifeline)
+        raise
 
 
 def _map(descriptor: int, length: int) -> mmap.mmap:
     """Map ``length`` bytes of the host's memory, never more than the file was seen to have.
 
-    The seals keep the host from shrinking it later, which would end this process with SIGBUS; memory that cannot be
-    sealed is taken all the same, because the rules of the endpoint do not ask for seals.
+    The seals keep the host from shrinking it later, which would end this process with SIGBUS; memory that
+    cannot be sealed is taken all the same, because the rules of the endpoint do not ask for seals.
     """
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
@@ -252,7 +262,9 @@ def _check_class(service: str, reply: OfferReply) -> None:
 
 def _unreachable(path: str, error: OSError) -> EndpointError:
     if error.errno in (errno.ENOENT, errno.ECONNREFUSED):
-        return EndpointUnavailableError(f"no virtual host at {path}: start one with `hvring host --socket {path}`")
+        return EndpointUnavailableError(
+            f"no virtual host at {path}: start one with `hvring host --socket {path}`"
+        )
     if error.errno in (errno.EPIPE, errno.ECONNRESET):
         return EndpointUnavailableError(f"the host at {path} closed the connection")
     return EndpointError(f"cannot attach to {path}: {error.strerror or error}")

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One channel and one service: packets in, answers out, nothing lost when the ring is full."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from hvring.channel import Channel
+from hvring.errors import PacketTooLargeError, RingFullError
+from hvring.ring import Packet
+from hvring.services import Reply, Service
+
+log = logging.getLogger("hvring.agent")
+
+BATCH: Final = 64  # packets of one service before the others get their turn
+ROOM_RECHECK: Final = 0.05  # seconds; a host may forget to wake a writer (PROTOCOL §8)
+
+
+class Exchange:
+    """Moves packets between ``channel`` and ``service``; whoever has a loop calls :meth:`pump`.
+
+    One request is answered before the next is read, as the in-tree drivers do (PROTOCOL §3.5): an answer that finds
+    no room is held, and reading waits for it.
+    """
+
+    def __init__(self, channel: Channel, service: Service) -> None:
+        self.channel: Final = channel
+        self.service: Final = service
+        self.dropped = 0  # answers that no ring of this size can take
+        self._held: tuple[Reply, int] | None = None
+
+    def pump(self, limit: int = BATCH) -> bool:
+        """Answer up to ``limit`` packets.  True: call again soon; False: sleep until the channel is readable.
+
+        Raises ChannelRescindedError and RingCorruptError, after which the channel is of no use.
+        """
+        channel = self.channel
+        channel.mask()
+        for _ in range(limit):
+            if self._held is not None and not self._send_held():
+                channel.arm()  # takes the wake-up; what can be read has to wait
+                return False
+            packet = channel.recv()
+            if packet is None:
+                if channel.arm() == 0:
+                    return False
+                channel.mask()
+            else:
+                self._answer(packet)
+        return True
+
+    def patience(self) -> float | None:
+        """Seconds from now until :meth:`pump` and the service's ``tick`` must be called without any packet."""
+        deadline = self.service.deadline()
+        if self._held is None:
+            return deadline
+        return ROOM_RECHECK if deadline is None else min(deadline, ROOM_RECHECK)
+
+    def _answer(self, packet: Packet) -> None:
+        reply = self.service.receive(packet.payload)
+        if reply is not None:
+            self._held = (reply, packet.transaction_id)
+            self._send_held()
+
+    def _send_held(self) -> bool:
+        assert self._held is not None
+        reply, transaction_id = self._held
+        try:
+            self.channel.send(reply.payload, transaction_id=transaction_id)
+        except PacketTooLargeError:
+            self.dropped += 1
+            log.error("%s: an answer of %d bytes does not fit into the ring", self.service.name, len(reply.payload))
+        except RingFullError:
+            if not self.channel.want_room(len(reply.payload)):
+                return False
+            return self._send_held()
+        self._held = None
+        if reply.then is not None:
+            reply.then()
+        return True

@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hvring run``: the agent for administrators."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hvring.agent import Agent, Effects, Event, Opener, standard_services
+from hvring.errors import EndpointError
+from hvring.guest.pools import DIRECTORY
+from hvring.guest.power import ShutdownOrder
+from hvring.ic.heartbeat import ApplicationState
+from hvring.services import TimeSync
+from hvring.vmbus import SERVICE_NAMES
+
+REHEARSAL = "rehearsal: "
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The words of this command."""
+    parser = commands.add_parser(
+        "run",
+        help="serve the host: the agent",
+        description="Serves the host until it is stopped by SIGINT or SIGTERM. Over a virtual host, effects on this "
+        "machine (freeze, power, clock) are rehearsed unless --real is given.",
+    )
+    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"of {', '.join(SERVICE_NAMES)}; default: all")
+    parser.add_argument("--virtual", metavar="PATH", required=True, help="the socket of a virtual host")
+    parser.add_argument("--real", action="store_true", help="mean it: really freeze, power off, set the clock")
+    parser.add_argument("--pool-dir", metavar="DIR", help=f"the KVP pool files; with --real: {DIRECTORY}")
+    parser.add_argument(
+        "--allow",
+        metavar="DIR",
+        action="append",
+        help="the host may copy files below DIR; may be repeated; rehearsing, the default is the directory for "
+        "temporary files, else none",
+    )
+    parser.add_argument("--set-clock", action="store_true", help="let the host's SYNC set the clock")
+    states = [state.name.lower() for state in ApplicationState]
+    parser.add_argument("--health", choices=states, help="the application health to report with each heartbeat")
+    parser.add_argument("--health-file", metavar="FILE", help="read the health from FILE at each heartbeat")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line: events, and the numbers at the end")
+    parser.add_argument("--verbose", "-v", action="store_true", help="log what is done")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until told to stop."""
+    unknown = [name for name in args.services if name not in SERVICE_NAMES]
+    if unknown:
+        print(f"hvring run: no service is called {unknown[0]!r}; there are {', '.join(SERVICE_NAMES)}", file=sys.stderr)
+        return 2
+    prefix = "" if args.real else REHEARSAL
+    logging.basicConfig(
+        level=logging.DEBUG if args.verbose else logging.WARNING, format=f"{prefix}%(message)s", stream=sys.stderr
+    )
+    out = _Output(args.json, prefix)
+    effects = Effects(
+        real=args.real,
+        pool_directory=args.pool_dir or (DIRECTORY if args.real else _private_directory("pools")),
+        allow=args.allow or ([] if args.real else [tempfile.gettempdir()]),
+        set_clock=args.set_clock,
+        health=_health(args),
+        on_shutdown=out.shutdown,
+    )
+    services = standard_services(effects, args.services or SERVICE_NAMES)
+    out.say(serving=[service.name for service in services], pools=os.fspath(effects.pool_directory),
+            allow=[os.fspath(path) for path in effects.allow])
+    from hvring.transport.virtual import connect_async
+
+    opener: Opener = partial(connect_async, args.virtual, timeout=None, wait=True)
+    agent = Agent(services, opener, on_event=out.event)
+    try:
+        asyncio.run(_serve(agent))
+    finally:
+        out.end(agent)
+    return 0
+
+
+async def _serve(agent: Agent) -> None:
+    loop = asyncio.get_running_loop()
+    work = asyncio.create_task(agent.run())
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        if not work.cancelled():
+            raise
+    else:
+        raise EndpointError("no service could be opened; the lines above say why")
+
+
+class _Output:
+    """Lines for people, or JSON for programs; a rehearsal says so on every line."""
+
+    def __init__(self, as_json: bool, prefix: str) -> None:
+        self._json = as_json
+        self._prefix = prefix
+        self._orders: list[dict[str, Any]] = []
+
+    def say(self, **fields: Any) -> None:
+        if self._json:
+            print(json.dumps({"rehearsal": bool(self._prefix), **fields}), flush=True)
+        else:
+            words = "  ".join(f"{key}: {_words(value)}" for key, value in fields.items() if value not in ("", [], None))
+            print(f"{self._prefix}{words}", flush=True)
+
+    def event(self, event: Event) -> None:
+        if self._json:
+            self.say(event=event.kind.value, service=event.service, detail=event.detail)
+        else:
+            print(f"{self._prefix}{event.service}: {event.kind.value} {event.detail}".rstrip(), flush=True)
+
+    def shutdown(self, order: ShutdownOrder) -> None:
+        fields = {"action": order.action.value, "force": order.force, "reason": f"{order.reason:#010x}",
+                  "timeout": order.timeout, "text": order.text}
+        self._orders.append(fields)
+        if self._json:
+            self.say(event="order", service="shutdown", **fields)
+        else:
+            print(f"{self._prefix}shutdown: the host orders {order.action.value}: {order.text!r}", flush=True)
+
+    def end(self, agent: Agent) -> None:
+        """The numbers of this run."""
+        if not self._json:
+            return
+        stats = agent.stats()
+        time_service = agent.services.get("timesync")
+        measured = time_service.measurement if isinstance(time_service, TimeSync) else None
+        self.say(
+            event="summary",
+            services=stats,
+            orders=self._orders,
+            clock_offset_ns=None if measured is None else measured.offset_ns,
+            clock_sample_age=None if measured is None else time.monotonic() - measured.taken,
+        )
+
+
+def _words(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
+
+
+def _health(args: argparse.Namespace) -> Callable[[], ApplicationState] | None:
+    if args.health_file:
+        path = Path(args.health_file)
+        return lambda: ApplicationState[path.read_text(encoding="ascii").strip().upper()]
+    if args.health:
+        state = ApplicationState[args.health.upper()]
+        return lambda: state
+    return None
+
+
+def _private_directory(name: str) -> str:
+    """A directory of this user below the one for temporary files, as a rehearsal's stand-in for system ones."""
+    base = os.path.join(tempfile.gettempdir(), f"hvring-rehearsal-{os.getuid()}")
+    os.makedirs(base, mode=0o700, exist_ok=True)
+    found = os.lstat(base)
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise EndpointError(f"{base} belongs to somebody else: name a directory with --pool-dir")
+    return os.path.join(base, name)

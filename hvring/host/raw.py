@@ -1,0 +1,97 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fault injection: say anything to a guest, hear its unchecked answer, reach into the shared memory."""
+
+from __future__ import annotations
+
+import asyncio
+import mmap
+from collections import deque
+from types import TracebackType
+
+from hvring.host.errors import NoAnswerError, NotReadyError
+from hvring.host.link import Link
+from hvring.host.session import Session
+from hvring.ring import Packet
+
+
+class Raw:
+    """One service's channel without the host's own traffic, as ``async with host.raw("kvp") as raw:``.
+
+    Entering waits for the request that is under way. Nothing that the guest sends meanwhile is checked,
+    except for needless signals and a broken ring; what it still sends afterwards is an answer that no
+    request waits for.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._packets: deque[Packet] = deque()
+        self._arrived = asyncio.Event()
+
+    async def __aenter__(self) -> Raw:
+        await self._session.lock.acquire()
+        try:
+            self._link()
+        except BaseException:
+            self._session.lock.release()
+            raise
+        self._session.tap = self._take
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._session.tap = None
+        self._session.lock.release()
+
+    @property
+    def memory(self) -> mmap.mmap:
+        """Both rings as the guest sees them, guest-to-host first; each ``ring_size`` bytes."""
+        return self._link().memory
+
+    @property
+    def ring_size(self) -> int:
+        return self._link().ring_size
+
+    def send(self, payload: bytes, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0) -> None:
+        """Put one packet with any payload on the ring; RingFullError when there is no room."""
+        self._link().send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
+
+    def signal(self) -> None:
+        """Wake the guest for nothing."""
+        self._link().signal()
+
+    async def receive(self, timeout: float = 5.0) -> Packet:
+        """The next packet from the guest, unchecked. NoAnswerError after ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self._packets:
+                    self._arrived.clear()
+                    await self._arrived.wait()
+        except TimeoutError:
+            raise NoAnswerError(f"{self._session.name}: no packet within {timeout:g} s")
+        return self._packets.popleft()
+
+    async def exchange(
+        self,
+        payload: bytes,
+        *,
+        transaction_id: int = 0,
+        packet_type: int = 6,
+        flags: int = 0,
+        timeout: float = 5.0,
+    ) -> Packet | None:
+        """Send, and return the next packet; None when the guest stays silent for ``timeout`` seconds."""
+        self.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
+        try:
+            return await self.receive(timeout)
+        except NoAnswerError:
+            return None
+
+    def _take(self, packet: Packet) -> None:
+        self._packets.append(packet)
+        self._arrived.set()
+
+    def _link(self) -> Link:
+        if self._session.link is None:
+            raise NotReadyError(f"{self._session.name}: no guest is attached")
+        return self._session.link

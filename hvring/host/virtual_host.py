@@ -1,0 +1,359 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The virtual Hyper-V host: offers the services at a Unix socket and serves whoever attaches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import Any, Final
+
+from hvring.errors import EndpointError, MessageError
+from hvring.host.errors import HostError
+from hvring.host.events import MAX_LISTED, Event, Violation
+from hvring.host.fcopy import FcopyVerbs
+from hvring.host.heartbeat import HeartbeatVerbs
+from hvring.host.kvp import KvpVerbs
+from hvring.host.link import Link
+from hvring.host.measure import Measure
+from hvring.host.raw import Raw
+from hvring.host.session import Session
+from hvring.host.shutdown import ShutdownVerbs
+from hvring.host.timesync import TimesyncVerbs
+from hvring.host.timing import Timing
+from hvring.host.vss import VssVerbs
+from hvring.ic import Negotiated
+from hvring.transport.endpoint import MAX_DATAGRAM, OpenRequest, normal_guid, refusal
+from hvring.transport.listener import Listener
+from hvring.transport.virtual import Offer
+from hvring.vmbus import BY_CLASS, BY_NAME, SERVICE_NAMES
+
+_LAST_THAW: Final = 5.0  # seconds that a frozen guest has to answer a host that is leaving
+
+_log = logging.getLogger("hvring.host")
+
+
+class _Slot:
+    """One service: whether it is offered, and who has it."""
+
+    def __init__(self, session: Session, offered: bool) -> None:
+        self.session = session
+        self.offered = offered
+        self.connection: socket.socket | None = None
+        self.reason = "the guest detached"
+
+    @property
+    def free(self) -> bool:
+        return self.offered and self.connection is None
+
+    def revoke(self, reason: str) -> None:
+        """Take the channel back, if it is open: both ends of the connection see its end."""
+        if self.connection is not None:
+            self.reason = reason
+            try:
+                self.connection.shutdown(socket.SHUT_RDWR)
+            except OSError:  # the guest was faster
+                pass
+
+
+class VirtualHost:
+    """A host for guests on this machine; ``async with VirtualHost(path) as host:``.
+
+    ``services`` are offered from the start; the others can be offered later. ``on_event`` gets every Event
+    as it happens, from the event loop. ``violations`` lists the rules that guests broke; a violation never
+    ends the host. The verbs are in ``shutdown``, ``timesync``, ``heartbeat``, ``kvp``, ``vss`` and
+    ``fcopy``; they raise HostError and MessageError, and every one of them may be cancelled. ``measure``
+    has each service's numbers.
+
+    Raises EndpointError when the socket cannot be made, on entering.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        services: Iterable[str] = SERVICE_NAMES,
+        *,
+        timing: Timing | None = None,
+        on_event: Callable[[Event], None] | None = None,
+    ) -> None:
+        self.path = os.fspath(path)
+        self.violations: list[Violation] = []
+        self.violation_count = 0
+        self._on_event = on_event
+        self._timing = timing or Timing()
+        offered = set(services)
+        if unknown := offered - set(SERVICE_NAMES):
+            raise ValueError(f"no such service: {', '.join(sorted(unknown))}")
+        self._slots = {name: _Slot(self._session(name), name in offered) for name in SERVICE_NAMES}
+        self.measure: dict[str, Measure] = {name: slot.session.measure for name, slot in self._slots.items()}
+        self.shutdown = ShutdownVerbs(self._slots["shutdown"].session)
+        self.timesync = TimesyncVerbs(self._slots["timesync"].session)
+        self.heartbeat = HeartbeatVerbs(self._slots["heartbeat"].session)
+        self.kvp = KvpVerbs(self._slots["kvp"].session)
+        self.vss = VssVerbs(self._slots["vss"].session)
+        self.fcopy = FcopyVerbs(self._slots["fcopy"].session)
+        self._changed = asyncio.Event()  # replaced whenever a slot changes
+        self._connections: set[asyncio.Task[None]] = set()
+        self._listener: Listener | None = None
+        self._acceptor: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> VirtualHost:
+        self._listener = Listener(self.path, socket.SOCK_SEQPACKET)
+        self._acceptor = asyncio.create_task(self._accept(self._listener.socket))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Thaw a frozen guest, take every channel back, remove the socket. May be called twice."""
+        if self._acceptor is not None:
+            self._acceptor.cancel()
+            await asyncio.wait([self._acceptor])
+            self._acceptor = None
+        try:
+            if self.vss.frozen:
+                try:
+                    async with asyncio.timeout(_LAST_THAW):
+                        await self.vss.thaw()
+                except (HostError, MessageError, TimeoutError) as failure:
+                    self._tell(Event("failed", "vss", f"not thawed: {failure or 'no answer'}"))
+        finally:
+            for slot in self._slots.values():
+                slot.offered = False
+                slot.revoke("the host ends")
+            for task in self._connections:
+                task.cancel()
+            if self._connections:
+                await asyncio.wait(self._connections)
+            if self._listener is not None:
+                self._listener.close()
+
+    # ---------------------------------------------------------------------------------- for the administrator
+
+    async def set_offered(self, service: str, offered: bool) -> None:
+        """Untick or tick a service: an open channel is rescinded, a guest that waits gets a new one."""
+        slot = self._slot(service)
+        if slot.offered == offered:
+            return
+        slot.offered = offered
+        slot.session.tell("offer", "offered" if offered else "no longer offered")
+        if not offered:
+            slot.revoke("the host took the channel back")
+            while slot.connection is not None:
+                await self._changed.wait()
+        self._notify()
+
+    async def wait_ready(self, *services: str, timeout: float | None = None) -> None:
+        """Until guests are attached and have agreed to versions, by default for all offered services.
+
+        Raises TimeoutError.
+        """
+        names = services or tuple(name for name, slot in self._slots.items() if slot.offered)
+        async with asyncio.timeout(timeout):
+            for name in names:
+                await self._slot(name).session.wait_ready()
+
+    async def wait_detached(self, service: str, timeout: float | None = None) -> None:
+        """Until no guest is attached to the service. Raises TimeoutError."""
+        slot = self._slot(service)
+        async with asyncio.timeout(timeout):
+            while slot.connection is not None:
+                await self._changed.wait()
+
+    async def renegotiate(self, service: str) -> Negotiated:
+        """Negotiate once more, as a host does after saving and restoring."""
+        return await self._slot(service).session.renegotiate()
+
+    def negotiated(self, service: str) -> Negotiated | None:
+        """The versions in force, None without a guest that is ready."""
+        return self._slot(service).session.negotiated
+
+    def raw(self, service: str) -> Raw:
+        """Faults for one service: ``async with host.raw("kvp") as raw:``."""
+        return Raw(self._slot(service).session)
+
+    def status(self) -> dict[str, Any]:
+        """Everything worth knowing, as plain data."""
+        heartbeat = self.heartbeat.status
+        return {
+            "socket": self.path,
+            "services": {name: self._service_status(slot) for name, slot in self._slots.items()},
+            "heartbeat": {
+                "contact": heartbeat.contact.value,
+                "application": None if heartbeat.application is None else heartbeat.application.name.lower(),
+                "misses": heartbeat.misses,
+            },
+            "frozen": self.vss.frozen,
+            "violations": self.violation_count,
+        }
+
+    def _service_status(self, slot: _Slot) -> dict[str, Any]:
+        session = slot.session
+        agreed = session.negotiated
+        if agreed is not None:
+            state = "ready"
+        elif slot.connection is not None:
+            state = "failed" if session.failure else "attached"
+        else:
+            state = "waiting" if slot.offered else "off"
+        return {
+            "state": state,
+            "framework": None if agreed is None else str(agreed.framework),
+            "version": None if agreed is None else str(agreed.version),
+            "failure": session.failure,
+            **session.measure.as_dict(),
+        }
+
+    # ---------------------------------------------------------------------------------- what sessions report
+
+    def _session(self, name: str) -> Session:
+        def accuse(request: str, what: str) -> None:
+            violation = Violation(name, request, what)
+            self.violation_count += 1
+            if len(self.violations) < MAX_LISTED:
+                self.violations.append(violation)
+                self._tell(Event("violation", name, f"violation: {request}: {what}"))
+
+        def drop() -> None:
+            self._slots[name].revoke("the guest corrupted the ring")
+
+        return Session(name, self._timing, tell=self._tell, accuse=accuse, drop=drop)
+
+    def _tell(self, event: Event) -> None:
+        _log.debug("%s", event)
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _slot(self, service: str) -> _Slot:
+        try:
+            return self._slots[service]
+        except KeyError:
+            raise ValueError(f"no such service: {service}; there are {', '.join(SERVICE_NAMES)}") from None
+
+    def _notify(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # ---------------------------------------------------------------------------------- connections
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(listening)
+            except OSError as error:  # no descriptors left: guests wait in the queue meanwhile
+                _log.error("cannot accept a guest: %s", error)
+                await asyncio.sleep(0.2)
+                continue
+            task = asyncio.create_task(self._attend(connection))
+            self._connections.add(task)
+            task.add_done_callback(self._attended)
+
+    def _attended(self, task: asyncio.Task[None]) -> None:
+        self._connections.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("serving a guest failed: %r", error, exc_info=error)
+
+    async def _attend(self, connection: socket.socket) -> None:
+        """One connection, from its first datagram to its end."""
+        with connection:
+            request = await self._request(connection)
+            if request is None:
+                return
+            known = BY_NAME.get(request.service) or BY_CLASS.get(normal_guid(request.service))
+            if known is None:
+                self._refuse(connection, request.service, "there is no such service", retry=False)
+                return
+            slot = self._slots[known.name]
+            gone = asyncio.create_task(self._until_gone(connection, slot))
+            try:
+                if await self._take_turn(connection, slot, request, gone):
+                    await self._serve(connection, slot, gone)
+            finally:
+                gone.cancel()
+                await asyncio.wait([gone])
+
+    async def _request(self, connection: socket.socket) -> OpenRequest | None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self._timing.open_request):
+                data = await loop.sock_recv(connection, MAX_DATAGRAM + 1)
+            if not data:
+                return None
+            if len(data) > MAX_DATAGRAM:
+                raise EndpointError(f"the datagram is longer than {MAX_DATAGRAM} bytes")
+            return OpenRequest.decode(data)
+        except TimeoutError:
+            self._refuse(connection, "endpoint", "no request came", retry=False)
+        except EndpointError as error:
+            self._refuse(connection, "endpoint", str(error), retry=False)
+        except OSError:
+            pass
+        return None
+
+    async def _until_gone(self, connection: socket.socket, slot: _Slot) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while data := await loop.sock_recv(connection, MAX_DATAGRAM):
+                slot.session.accuse("connection", f"a datagram of {len(data)} bytes after the request")
+        except OSError:
+            pass
+
+    async def _take_turn(
+        self, connection: socket.socket, slot: _Slot, request: OpenRequest, gone: asyncio.Task[None]
+    ) -> bool:
+        """Occupy the slot, for a guest that waits when it is free. False: refused, or the guest left."""
+        while not slot.free:
+            if not request.wait:
+                why = "busy: another guest has it open" if slot.offered else "not offered at present"
+                self._refuse(connection, slot.session.name, why)
+                return False
+            changed = asyncio.create_task(self._changed.wait())
+            try:
+                await asyncio.wait([gone, changed], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                changed.cancel()
+            if gone.done():
+                return False
+        slot.connection = connection
+        self._notify()
+        return True
+
+    async def _serve(self, connection: socket.socket, slot: _Slot, gone: asyncio.Task[None]) -> None:
+        """Open the channel and keep it for as long as the connection lasts."""
+        session = slot.session
+        slot.reason = "the guest detached"
+        link: Link | None = None
+        try:
+            offer = Offer(BY_NAME[session.name])
+            link = Link(offer, received=session.received, needless=session.needless, broken=session.broken)
+            offer.answer(connection)
+            session.tell("attached", "a guest attached")
+            session.opened(link)
+            await asyncio.wait([gone])
+        except EndpointError as error:
+            self._refuse(connection, session.name, str(error))
+        except OSError:  # the guest left before the answer
+            pass
+        finally:
+            if session.link is not None:
+                session.closed(slot.reason)
+                session.tell("detached", slot.reason)
+            elif link is not None:
+                link.close()
+            slot.connection = None
+            self._notify()
+            await session.finished()
+
+    def _refuse(self, connection: socket.socket, service: str, why: str, *, retry: bool = True) -> None:
+        self._tell(Event("refused", service, f"refused: {why}"))
+        try:
+            connection.send(refusal(why, retry=retry), socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT)
+        except OSError:
+            pass
