@@ -82,19 +82,20 @@ def run(args: argparse.Namespace) -> int:
     from hvring.transport.virtual import connect_async
 
     opener: Opener = partial(connect_async, args.virtual, timeout=None, wait=True)
-    agent = Agent(services, opener, on_event=out.event)
-    try:
-        asyncio.run(_serve(agent))
-    finally:
-        out.end(agent)
+    asyncio.run(_serve(Agent(services, opener, on_event=out.event), out))
     return 0
 
 
-async def _serve(agent: Agent) -> None:
+async def _serve(agent: Agent, out: _Output) -> None:
     loop = asyncio.get_running_loop()
     work = asyncio.create_task(agent.run())
+
+    def stop() -> None:
+        out.end(agent)  # before the services forget what they know
+        work.cancel()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, work.cancel)
+        loop.add_signal_handler(number, stop)
     try:
         await work
     except asyncio.CancelledError:

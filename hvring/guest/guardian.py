@@ -94,6 +94,7 @@ class _FreezingChild:
     """Writes out every mount, then freezes every mount, and reports each step; a failure is the last one."""
 
     def __init__(self, mounts: Sequence[int], libc: ctypes.CDLL, not_for_it: Iterable[int]) -> None:
+        self.done = 0  #: steps that went well: as many to write out, then as many to freeze
         self.steps, theirs = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
@@ -126,15 +127,19 @@ class _FreezingChild:
             thaw_all(mounts)  # nobody reads the steps any more: the guardian was killed
 
     def step(self) -> int | None:
-        """Errno of the next step, or None if the child is gone. Call it when ``steps`` is readable."""
+        """Errno of the next step, or None if the child is gone. Waits for it."""
         raw = os.read(self.steps, _STEP.size)
-        return int(_STEP.unpack(raw)[0]) if len(raw) == _STEP.size else None
+        if len(raw) != _STEP.size:
+            return None
+        error = int(_STEP.unpack(raw)[0])
+        self.done += error == 0
+        return error
 
     def end(self, patience: float | None) -> bool:
         """Kill it; True once it is gone. One that waits in the kernel dies only when that wait is over."""
         os.kill(self._pid, signal.SIGKILL)
         while select.select([self.steps], [], [], patience)[0]:
-            if not os.read(self.steps, 4096):
+            if self.step() is None:
                 os.waitpid(self._pid, 0)
                 return True
         return False
@@ -162,7 +167,7 @@ class Guardian:
         self._poller = select.poll()
         for fd in (control.fileno(), self._signalled, self._service):
             self._poller.register(fd, select.POLLIN)
-        self._held_until = 0.0
+        self._held_until = 0.0  # set when freezing begins
 
     def run(self) -> None:
         """Until the mounts are thawed, or the service is gone before it gave an order."""
@@ -175,35 +180,36 @@ class Guardian:
             self._tell(why, *thaw_all(self._mounts))
 
     def _freeze(self) -> bool:
-        until = time.monotonic() + self._freeze_timeout
+        now = time.monotonic()
+        until, self._held_until = now + self._freeze_timeout, now + self._deadline
         count = len(self._mounts)
         child = _FreezingChild(self._mounts, self._libc, self._own)
         self._poller.register(child.steps, select.POLLIN)
-        for done in range(2 * count):
-            if done == count:  # all are written out, now they are frozen
+        while child.done < 2 * count:
+            if child.done == count:  # all are written out, now they are frozen
                 self._held_until = time.monotonic() + self._deadline
                 until = min(until, self._held_until)
             why = self._wait(until)
             error = child.step() if why == STEP else errno.ETIMEDOUT
             if error != 0:
-                self._give_up(child, why, done, errno.ECHILD if error is None else error)
+                self._give_up(child, why, errno.ECHILD if error is None else error)
                 return False
         self._poller.unregister(child.steps)
         child.end(_CHILD_GRACE)
         return True
 
-    def _give_up(self, child: _FreezingChild, why: bytes, done: int, error: int) -> None:
-        count = len(self._mounts)
-        frozen = max(0, done - count)
+    def _give_up(self, child: _FreezingChild, why: bytes, error: int) -> None:
         gone = child.end(_CHILD_GRACE)
+        count = len(self._mounts)
+        frozen = max(0, child.done - count)  # and the next one, if it was just being frozen
         # While a freeze goes on, a thaw of the same mount would wait for it, and the freeze may itself
         # wait for one of the others (an image on a frozen file system): those come first.
-        thaw_all(self._mounts[: frozen + gone])
+        thaw_all(self._mounts[: frozen + 1] if gone else self._mounts[:frozen])
         if not gone:
             why = STUCK
         elif why in (STEP, EXPIRED):
             why = FAILED
-        self._tell(why, done % count, error)
+        self._tell(why, child.done % count, error)
         if not gone:
             child.end(None)
             thaw_all(self._mounts[: frozen + 1])

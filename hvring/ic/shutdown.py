@@ -62,7 +62,7 @@ class ShutdownRequest:
 
 
 def _read_text(raw: bytes) -> str:
-    """Never raises.  Text behind the first NUL byte speaks for UTF-16LE, so does a start that is no UTF-8 text."""
+    """Never raises.  Text behind the first NUL byte, or a start that is not UTF-8, speaks for UTF-16LE."""
     head, _, tail = raw.partition(b"\0")
     try:
         text = head.decode()
