@@ -7,8 +7,6 @@ that needs only a ring does not pay for asyncio.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from hvring.channel import Channel
 from hvring.errors import (
     BufferTooSmallError,
@@ -29,6 +27,7 @@ from hvring.errors import (
 )
 from hvring.ring import Packet, RingConsumer, RingProducer
 
+TYPE_CHECKING = False  # typing's own would cost half of this module's import time
 if TYPE_CHECKING:
     from hvring.agent import Agent, serve
 
@@ -59,7 +58,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in ("Agent", "serve"):
         from hvring import agent
 

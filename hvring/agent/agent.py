@@ -121,7 +121,7 @@ class _Line:
         pause = _FIRST_PAUSE
         while True:
             try:
-                channel = await self._open_channel(self.service.name)
+                channel = await self._open()
             except HvringError as error:
                 self._tell(EventKind.FAILED, str(error))
                 return
@@ -135,6 +135,21 @@ class _Line:
             pause = _FIRST_PAUSE if loop.time() - since >= _SETTLED else min(2 * pause, _LAST_PAUSE)
             if pause > _FIRST_PAUSE:
                 await asyncio.sleep(pause - _FIRST_PAUSE)
+
+    async def _open(self) -> Channel:
+        """A new channel; keeps the service's deadline meanwhile, for a thaw that has to be tried again."""
+        opening = asyncio.ensure_future(self._open_channel(self.service.name))
+        try:
+            while not opening.done():
+                await asyncio.wait([opening], timeout=self.service.deadline())
+                self.service.tick()
+            return opening.result()
+        except asyncio.CancelledError:
+            opening.cancel()
+            await asyncio.wait([opening])
+            if not opening.cancelled() and opening.exception() is None:
+                opening.result().close()
+            raise
 
     def stats(self) -> dict[str, Any]:
         negotiated = self.service.negotiated

@@ -91,8 +91,9 @@ async def _serve(agent: Agent, out: _Output) -> None:
     work = asyncio.create_task(agent.run())
 
     def stop() -> None:
-        out.end(agent)  # before the services forget what they know
-        work.cancel()
+        if not work.cancelling():
+            out.end(agent)  # before the services forget what they know
+            work.cancel()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop)

@@ -73,7 +73,7 @@ class SystemClock:
         # On another hypervisor the same MSR number may mean something else. The kernel offers a
         # Hyper-V clock source exactly where the counter is there.
         try:
-            with open(self._clocksources, encoding="ascii", errors="replace") as sources:
+            with open(self._clocksources, encoding="utf-8", errors="replace") as sources:
                 return "hyperv_clocksource" in sources.read()
         except OSError:
             return False

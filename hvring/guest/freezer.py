@@ -316,12 +316,12 @@ def _open(filesystem: Filesystem) -> int:
 
 
 def _is_on(fd: int, mount: Mount) -> bool:
-    with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as facts:
+    with open(f"/proc/self/fdinfo/{fd}", encoding="utf-8") as facts:
         return any(line.split() == ["mnt_id:", str(mount.id)] for line in facts)
 
 
 def _may_freeze() -> bool:
-    with open("/proc/self/status", encoding="ascii", errors="replace") as facts:
+    with open("/proc/self/status", encoding="utf-8", errors="replace") as facts:
         for line in facts:
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)

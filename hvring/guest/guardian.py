@@ -245,7 +245,7 @@ class Guardian:
     def _lock_memory(self) -> int:
         """Keep every page in memory and out of the OOM killer's sight; errno if the first is refused."""
         try:
-            with open("/proc/self/oom_score_adj", "w", encoding="ascii") as score:
+            with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as score:
                 score.write("-1000")
         except OSError:
             pass

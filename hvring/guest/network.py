@@ -171,7 +171,7 @@ def adapter_exists(guid: str, *, net: str = "/sys/class/net") -> bool:
         return False
     for name in names:
         try:
-            with open(f"{net}/{name}/device/device_id", encoding="ascii", errors="replace") as device_id:
+            with open(f"{net}/{name}/device/device_id", encoding="utf-8", errors="replace") as device_id:
                 if device_id.read().strip().strip("{}").lower() == wanted:
                     return True
         except OSError:

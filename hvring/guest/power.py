@@ -110,7 +110,7 @@ class SystemPower:
 
     def _kernel_hibernates(self) -> bool:
         try:
-            with open(self._sleep_states, encoding="ascii", errors="replace") as states:
+            with open(self._sleep_states, encoding="utf-8", errors="replace") as states:
                 return "disk" in states.read().split()
         except OSError:
             return False

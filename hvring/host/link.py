@@ -9,7 +9,8 @@ import select
 from collections.abc import Callable
 from typing import Final
 
-from hvring.errors import ChannelClosedError, RingCorruptError
+from hvring.errors import RingCorruptError
+from hvring.host.errors import NotReadyError
 from hvring.ring import Packet, RingConsumer, RingProducer
 from hvring.transport.virtual import Offer
 
@@ -53,14 +54,14 @@ class Link:
         self._loop.call_soon(self._wake)
 
     def send(self, payload: bytes, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0) -> None:
-        """Put one packet on the ring; RingFullError without room, ChannelClosedError without a guest."""
+        """Put one packet on the ring; RingFullError without room, NotReadyError without a guest."""
         if not self.open:
-            raise ChannelClosedError("the guest is gone")
+            raise NotReadyError("the guest is gone")
         try:
             due = self._tx.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
         except RingCorruptError as error:
             self._break(error)
-            raise ChannelClosedError(f"the guest corrupted the ring: {error}") from error
+            raise NotReadyError(f"the guest corrupted the ring: {error}") from error
         if due:
             self.signal()
 

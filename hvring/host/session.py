@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from hvring.errors import (
-    ChannelClosedError,
     HvringError,
     MessageError,
     PacketTooLargeError,
@@ -242,7 +241,7 @@ class Session:
             finally:
                 timer.cancel()
         except asyncio.CancelledError:
-            if asked.sent_at and not asked.answered:
+            if asked.sent_at and not asked.answered and self.link is link:
                 self._given_up = asked
             raise
         finally:
@@ -270,7 +269,7 @@ class Session:
                 raise NoAnswerError(
                     f"{self.name}: the guest made no room for {asked.request} in {timeout:g} s"
                 )
-            if isinstance(error, ChannelClosedError):
+            if isinstance(error, NotReadyError):
                 raise NotReadyError(f"{self.name}: {error}")
             if isinstance(error, PacketTooLargeError):
                 raise HostError(f"{self.name}: {asked.request}: {error}")

@@ -228,7 +228,10 @@ class VirtualHost:
     def _tell(self, event: Event) -> None:
         _log.debug("%s", event)
         if self._on_event is not None:
-            self._on_event(event)
+            try:
+                self._on_event(event)
+            except Exception:  # of the listener; the guests are not to suffer from it
+                _log.exception("the listener for events failed")
 
     def _slot(self, service: str) -> _Slot:
         try:

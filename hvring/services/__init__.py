@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The six services: message in, answer out; what they do to a machine goes through effects handed to them."""
 
+from __future__ import annotations
+
+from typing import Final
+
 from hvring.services.fcopy import Fcopy
 from hvring.services.heartbeat import Heartbeat
 from hvring.services.kvp import Kvp
@@ -9,4 +13,18 @@ from hvring.services.shutdown import Shutdown
 from hvring.services.timesync import TimeSync
 from hvring.services.vss import Vss
 
-__all__ = ["Counters", "Fcopy", "Heartbeat", "Kvp", "Reply", "Service", "Shutdown", "TimeSync", "Vss"]
+#: All six; the type checker makes sure here that each of them is a Service.
+SERVICES: Final[tuple[type[Service], ...]] = (Shutdown, TimeSync, Heartbeat, Kvp, Vss, Fcopy)
+
+__all__ = [
+    "SERVICES",
+    "Counters",
+    "Fcopy",
+    "Heartbeat",
+    "Kvp",
+    "Reply",
+    "Service",
+    "Shutdown",
+    "TimeSync",
+    "Vss",
+]

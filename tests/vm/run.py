@@ -1,6 +1,9 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Run scenarios against guests on a real VMBus: see README.md. Exit status: 0 all ok, 1 not, 77 the lab cannot run here."""
+"""Run scenarios against guests on a real VMBus: see README.md.
+
+Exit status: 0 all is well, 1 something is not, 77 the lab cannot run here (the last line says why).
+"""
 
 from __future__ import annotations
 
@@ -11,16 +14,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from lab import UnavailableError, device, images, kernels, machine, needs, root, scenarios, wheel
 from lab.cache import Cache, default_directory
-from lab.debian import RELEASE
 from lab.table import Row, render
 
 _TREE = Path(__file__).parents[2]
+_OUTER_KERNEL = "6.12"
 _BOOT_SECONDS = 150
 _UNAVAILABLE = 77
 
@@ -31,14 +35,22 @@ def _arguments() -> argparse.Namespace:
         "--kernel",
         action="append",
         metavar="6.12|6.12.57|newest|FILE.deb[,FILE.deb…]",
-        help="a guest kernel that Debian serves (see --list-kernels), or package files; may be repeated; default: 6.12",
+        help="a guest kernel (see --list-kernels), or package files; may be repeated; default: 6.12",
     )
     parser.add_argument("--scenario", action="append", metavar="NAME", help="may be repeated; default: all")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where logs and results go; default: a temporary directory")
-    parser.add_argument("--keep", action="store_true", help="keep the temporary directory also if all is well")
-    parser.add_argument("--wheel", type=Path, metavar="FILE", help="a cp313 wheel of hvring instead of building this tree")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="where logs and results go; default: a temporary directory"
+    )
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the temporary directory also if all is well"
+    )
+    parser.add_argument(
+        "--wheel", type=Path, metavar="FILE", help="a cp313 wheel of hvring instead of building this tree"
+    )
     parser.add_argument("--refresh", action="store_true", help="fetch Debian's package lists anew")
-    parser.add_argument("--list-kernels", action="store_true", help="print the kernels that Debian serves, and end")
+    parser.add_argument(
+        "--list-kernels", action="store_true", help="print the kernels that Debian serves, and end"
+    )
     parser.add_argument("--verbose", action="store_true", help="print the consoles as the machines run")
     return parser.parse_args()
 
@@ -46,7 +58,7 @@ def _arguments() -> argparse.Namespace:
 def _parts(cache: Cache, wheel_file: Path | None) -> machine.Parts:
     tool = root.root(cache)
     site = wheel.from_wheel(cache, wheel_file) if wheel_file else wheel.from_tree(cache, _TREE)
-    outer = kernels.kernel(cache, f"{RELEASE}'s")
+    outer = kernels.kernel(cache, _OUTER_KERNEL)
     return machine.Parts(
         tool=tool,
         outer_kernel=outer,
@@ -57,3 +69,87 @@ def _parts(cache: Cache, wheel_file: Path | None) -> machine.Parts:
         middle=Path(__file__).parent / "middle",
         trees=(("site", site), ("t", scenarios.DIRECTORY)),
     )
+
+
+def _guest(cache: Cache, wanted: str) -> kernels.Kernel:
+    if wanted.endswith(".deb"):
+        return kernels.kernel_from_files(cache, [Path(name) for name in wanted.split(",")])
+    return kernels.kernel(cache, wanted)
+
+
+def _boot(
+    parts: machine.Parts,
+    kernel: kernels.Kernel,
+    group: Sequence[scenarios.Scenario],
+    out: Path,
+    verbose: bool,
+) -> list[Row]:
+    """Run a group of scenarios in one boot; its rows."""
+    here = out / f"{kernel.release}-{group[0].name}"
+    shutil.rmtree(here, ignore_errors=True)
+    names = [scenario.name for scenario in group]
+    plan = {"kernel": kernel.release, "guest": group[0].guest, "scenarios": names}
+    limit = _BOOT_SECONDS + sum(scenario.seconds for scenario in group)
+
+    def echo(line: str) -> None:
+        if verbose or " CHECK " in line:
+            print(line if verbose else line.partition(" CHECK ")[2], flush=True)
+
+    start = time.monotonic()
+    print(f"-- {kernel.release}: {', '.join(names)}", flush=True)
+    in_time = machine.run(parts, kernel, plan, here, limit, echo)
+    try:
+        results = json.loads((here / "results.json").read_text())
+    except FileNotFoundError:
+        results = []
+    rows = [Row(kernel.release, **result) for result in results if "end" not in result]
+    if not results or "end" not in results[-1]:
+        why = "it broke off" if in_time else f"it was stopped after {limit:.0f} s"
+        why += f"; see {here}/log.txt"
+        rows.append(
+            Row(kernel.release, group[-1].name, "the_run_ends", "FAILED", time.monotonic() - start, [why])
+        )
+    return rows
+
+
+def _run(cache: Cache, arguments: argparse.Namespace, out: Path) -> int:
+    chosen = [scenarios.read(name) for name in arguments.scenario or scenarios.names()]
+    with cache.locked():
+        parts = _parts(cache, arguments.wheel)
+        guests = [_guest(cache, wanted) for wanted in arguments.kernel or [_OUTER_KERNEL]]
+    rows: list[Row] = []
+    for kernel in guests:
+        for group in scenarios.boots(chosen):
+            rows += _boot(parts, kernel, group, out, arguments.verbose)
+    (out / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
+    print("\n" + render(rows))
+    return int(any(row.status == "FAILED" for row in rows))
+
+
+def main() -> int:
+    arguments = _arguments()
+    try:
+        needs.check(default_directory())
+        cache = Cache(default_directory(), lambda text: print(f"-- {text}", flush=True))
+        if arguments.refresh:
+            cache.refresh()
+        if arguments.list_kernels:
+            print("\n".join(kernels.served(cache)))
+            return 0
+        out = arguments.out or Path(tempfile.mkdtemp(prefix="hvring-lab-"))
+        status = _run(cache, arguments, out.resolve())
+    except UnavailableError as error:
+        print(f"skipped: {error}")
+        return _UNAVAILABLE
+    except wheel.WheelError as error:
+        print(f"{error}\nFAILED: this tree does not build for the guest's Python")
+        return 1
+    if arguments.out or arguments.keep or status:
+        print(f"logs and results: {out}")
+    else:
+        shutil.rmtree(out)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

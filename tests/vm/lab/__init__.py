@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A real VMBus from Debian packages: what it is made of and how it is started; ../README.md explains the layers."""
+"""A real VMBus from Debian packages: its parts and how they are started; ../README.md explains it."""
 
 from __future__ import annotations
 

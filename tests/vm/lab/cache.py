@@ -21,7 +21,7 @@ def default_directory() -> Path:
 
 
 class Cache:
-    """A stage is a directory that appears whole or not at all, stamped with the recipe that it was made by."""
+    """A stage is a directory that appears whole or not at all, stamped with the recipe of its making."""
 
     def __init__(self, directory: Path, say: Callable[[str], None]) -> None:
         directory.mkdir(parents=True, exist_ok=True)

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write a directory as a cpio archive (newc), the format of an initramfs, so that no cpio program is needed."""
+"""Write a directory as a cpio archive (newc), the format of an initramfs: no cpio program is needed."""
 
 from __future__ import annotations
 
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 
-def write_newc(root: Path, out: BinaryIO) -> None:
-    """Directories, files and symbolic links under ``root``, owned by root, in sorted order, then the trailer."""
+def write_newc(root: Path, out: IO[bytes]) -> None:
+    """Directories, files and links under ``root``, owned by root, in sorted order, then the trailer."""
     paths = sorted(root.rglob("*"))
     for inode, path in enumerate(paths, 1):
         info = path.lstat()
@@ -26,7 +26,7 @@ def write_newc(root: Path, out: BinaryIO) -> None:
     _entry(out, "TRAILER!!!", b"", 0, 0)
 
 
-def _entry(out: BinaryIO, name: str, data: bytes, mode: int, inode: int) -> None:
+def _entry(out: IO[bytes], name: str, data: bytes, mode: int, inode: int) -> None:
     raw = os.fsencode(name) + b"\0"
     # inode, mode, uid, gid, links, mtime, size, device (2), rdev (2), length of the name, checksum
     fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(raw), 0)

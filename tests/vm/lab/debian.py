@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Debian's packages through apt with lists, cache and status of its own: nothing of this machine is changed."""
+"""Debian's packages through apt with lists, cache and status of its own: this machine is not changed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from lab import UnavailableError
 RELEASE = "trixie"  # what the lab's own programs come from
 SUITES = (RELEASE, "trixie-backports", "bookworm", "bookworm-backports", "testing")
 _KEYRINGS = ("debian-archive-keyring.gpg", "debian-archive-keyring.pgp")
-_SUITE_NAMES = re.compile(r"(bookworm|trixie|forky|duke|sid|oldstable|stable|testing|unstable)(-updates|-backports)?")
+_SUITE_NAMES = re.compile(
+    r"(bookworm|trixie|forky|duke|sid|oldstable|stable|testing|unstable)(-updates|-backports)?"
+)
 
 
 def mirror(apt_directory: Path = Path("/etc/apt")) -> str:
-    """The address of a Debian archive (not the security one): $HVRING_LAB_MIRROR, else what apt is configured with."""
+    """The address of a Debian archive: $HVRING_LAB_MIRROR, else what apt is configured with."""
     if given := os.environ.get("HVRING_LAB_MIRROR"):
         return given.rstrip("/")
     files = [apt_directory / "sources.list", *sorted((apt_directory / "sources.list.d").glob("*"))]
@@ -68,7 +70,15 @@ def unpack(packages: Iterable[Path], target: Path) -> None:
     for package in packages:
         with subprocess.Popen(["dpkg-deb", "--fsys-tarfile", package], stdout=subprocess.PIPE) as deb:
             subprocess.run(
-                ["tar", "x", "-C", target, "--keep-directory-symlink", "--no-same-owner", "--no-same-permissions"],
+                [
+                    "tar",
+                    "x",
+                    "-C",
+                    target,
+                    "--keep-directory-symlink",
+                    "--no-same-owner",
+                    "--no-same-permissions",
+                ],
                 stdin=deb.stdout,
                 check=True,
             )
@@ -101,7 +111,7 @@ class Archive:
         return [line.split(" ", 1)[0] for line in found.splitlines()]
 
     def field(self, package: str, name: str) -> str:
-        """A field of the package's record, in the version that RELEASE has or else the newest; "" without it."""
+        """A field of the package's record in RELEASE's version, or else the newest; "" without it."""
         record = self._apt("apt-cache", "show", "--no-all-versions", package)
         found = re.search(rf"^{name}: (.*)$", record, re.M)
         return found[1] if found else ""
@@ -109,7 +119,12 @@ class Archive:
     def download(self, directory: Path, *packages: str) -> list[Path]:
         """Fetch package files; a name may be ``name=version`` or ``name/suite``. Returns the files."""
         directory.mkdir(parents=True, exist_ok=True)
-        self._apt("apt-get", "download", *packages, cwd=directory)
+        try:
+            self._apt("apt-get", "download", *packages, cwd=directory)
+        except UnavailableError as error:
+            raise UnavailableError(
+                f"{error} (are the package lists old? --refresh fetches them anew)"
+            ) from None
         return sorted(directory.glob("*.deb"))
 
     def closure(self, *packages: str) -> list[Path]:
@@ -149,6 +164,8 @@ class Archive:
 def _run(command: Sequence[str], cwd: Path | None) -> str:
     done = subprocess.run(command, cwd=cwd, env=dict(os.environ, LC_ALL="C"), capture_output=True, text=True)
     if done.returncode:
-        words = [line for line in done.stderr.splitlines() if line.startswith("E:")] or done.stderr.splitlines()[-3:]
+        words = [
+            line for line in done.stderr.splitlines() if line.startswith("E:")
+        ] or done.stderr.splitlines()[-3:]
         raise UnavailableError(f"{command[0]} {' '.join(command[-2:])}: {' '.join(words)}")
     return done.stdout

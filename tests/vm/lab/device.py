@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from lab.cache import Cache
-from lab.root import headers
+from lab.root import headers, root
 
 _HERE = Path(__file__).parent
 
@@ -16,7 +16,8 @@ _HERE = Path(__file__).parent
 def device(cache: Cache) -> Path:
     """Path of hv-ic.so, built against the headers of the root's QEMU; it checks at its start that it fits."""
     sources = [_HERE / name for name in ("hv-ic.c", "config-host.h")]
-    recipe = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    digest = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
+    recipe = f"{digest} {root(cache).qemu_version}"
     if cache.has("device", recipe):
         return cache.directory / "device/hv-ic.so"
     include = headers(cache)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The images that machines boot from: the middle layer's disk and initramfs, and the part of the guest's that all kernels share."""
+"""What the machines boot from: the middle layer's disk and initramfs, and the two parts of the guest's."""
 
 from __future__ import annotations
 
@@ -45,10 +45,19 @@ def middle_disk(cache: Cache) -> Path:
     def make(directory: Path) -> None:
         leave_out = [f"usr/share/{name}" for name in _NOT_IN_MIDDLE]
         leave_out += ["usr/lib/x86_64-linux-gnu/perl-base", "usr/lib/python3", ".made"]
-        options = "-comp zstd -Xcompression-level 3 -noappend -no-progress -quiet -all-root -e".split()
-        tool.run("usr/bin/mksquashfs", tool.path, directory / "disk", *options, *leave_out)
+        options = (
+            "-comp",
+            "zstd",
+            "-Xcompression-level",
+            3,
+            "-noappend",
+            "-no-progress",
+            "-quiet",
+            "-all-root",
+        )
+        tool.run("usr/bin/mksquashfs", tool.path, directory / "disk", *options, "-e", *leave_out)
 
-    return cache.stage("middle", "1", make) / "disk"
+    return cache.stage("middle", f"1 {tool.key}", make) / "disk"
 
 
 def middle_initramfs(cache: Cache, kernel: Kernel) -> Path:
@@ -65,11 +74,14 @@ def middle_initramfs(cache: Cache, kernel: Kernel) -> Path:
         shutil.rmtree(tree)
 
     scripts = b"".join((_INIT / name).read_bytes() for name in ("l1init", "load"))
-    return cache.stage("outer", f"{kernel.release} {hashlib.sha256(scripts).hexdigest()}", make) / "image"
+    return (
+        cache.stage("outer", f"{kernel.release} {hashlib.sha256(scripts).hexdigest()} {tool.key}", make)
+        / "image"
+    )
 
 
 def guest_base(cache: Cache) -> Path:
-    """busybox, Python, Hyper-V's daemons and a small file system image: the first part of the guest's initramfs."""
+    """busybox, Python, Hyper-V's daemons, a small file system image: the first part of the initramfs."""
     tool = root(cache)
 
     def make(directory: Path) -> None:
@@ -88,17 +100,18 @@ def guest_base(cache: Cache) -> Path:
             _script(tree / "sbin" / name, _POWER.format(name))
         (tree / "etc/os-release").write_text(_OS_RELEASE)
         (tree / "etc/hosts").write_text(_HOSTS)
-        options = "-q -t ext4 -E nodiscard -b 1024".split()
-        tool.run("usr/sbin/mke2fs", *options, tree / "srv/ext4.img", 4096, env={"MKE2FS_CONFIG": str(tool.path / "etc/mke2fs.conf")})
+        options = ("-q", "-t", "ext4", "-E", "nodiscard", "-b", 1024)
+        settings = {"MKE2FS_CONFIG": str(tool.path / "etc/mke2fs.conf")}
+        tool.run("usr/sbin/mke2fs", *options, tree / "srv/ext4.img", 4096, env=settings)
         initramfs(tree, directory / "image", tool)
         for name in ("tree", "packages", "daemons"):
             shutil.rmtree(directory / name)
 
-    return cache.stage("guest", "1", make) / "image"
+    return cache.stage("guest", f"1 {tool.key}", make) / "image"
 
 
 def guest_rest(kernel: Kernel, target: Path, tool: Root, trees: Iterable[tuple[str, Path]]) -> None:
-    """The other part: all modules of this kernel, l2init, and directories of the run as (name in the guest, path)."""
+    """The other part: this kernel's modules, l2init, and ``trees`` as (name in the guest, path)."""
     tree = target.with_suffix(".tree")
     (tree / "bin").mkdir(parents=True)
     shutil.copytree(kernel.modules, tree / "modules")
@@ -142,7 +155,10 @@ def _add_python(tree: Path, tool: Root) -> None:
     shutil.copy(tool.path / "usr/bin" / PYTHON, tree / "usr/bin")
     (tree / "usr/bin/python3").symlink_to(PYTHON)
     shutil.copytree(
-        tool.path / "usr/lib" / PYTHON, tree / "usr/lib" / PYTHON, symlinks=True, ignore=shutil.ignore_patterns(*_NOT_IN_GUEST)
+        tool.path / "usr/lib" / PYTHON,
+        tree / "usr/lib" / PYTHON,
+        symlinks=True,
+        ignore=shutil.ignore_patterns(*_NOT_IN_GUEST),
     )
 
 

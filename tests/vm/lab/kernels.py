@@ -19,13 +19,15 @@ from lab.root import Root, root
 _PACKAGE = re.compile(r"linux-image-(\d+\.\d+[\w.+~-]*)-cloud-amd64")
 _MODULES = (
     *("hv_vmbus", "hv_utils", "hv_balloon", "uio", "uio_hv_generic", "brd", "dummy"),  # for the guest
+    *("virtio_pci", "virtio_console"),  # for its shell
     *("virtio_blk", "squashfs", "kvm_amd"),  # for the middle layer
 )
+_RECIPE = " ".join(("1", *_MODULES))
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """``release`` as in ``uname -r``; ``image`` is the bzImage; ``modules`` a directory of NAME.ko and ``depends``."""
+    """``release`` as in ``uname -r``; ``image`` is a bzImage; ``modules`` has NAME.ko and ``depends``."""
 
     release: str
     path: Path
@@ -54,17 +56,19 @@ def choose(wanted: str, releases: Iterable[str]) -> str:
     exact = re.compile(re.escape(wanted) + r"(?!\d)")
     found = [r for r in every if wanted == "newest" or exact.match(r)]
     if not found:
-        raise UnavailableError(f"Debian serves no kernel {wanted!r} now; it has: {', '.join(every) or 'none'}")
+        raise UnavailableError(
+            f"Debian serves no kernel {wanted!r} now; it has: {', '.join(every) or 'none'}"
+        )
     return found[-1]
 
 
 def served(cache: Cache) -> list[str]:
-    """Releases of all cloud kernels in the package lists, oldest first; kept in a file, so that apt is asked once."""
+    """Releases of all cloud kernels in the package lists, oldest first; apt is asked once."""
     archive = cache.archive
     file = archive.directory / "kernels"
     if not file.exists():
         names = archive.names(r"^linux-image-[0-9].*-cloud-amd64$")
-        # a package named after a whole series (6.12, 7.3) only points to another one or to a release candidate
+        # a package named after a whole series (6.12, 7.3) only points to another one
         found = [m[1] for m in map(_PACKAGE.fullmatch, names) if m and not re.fullmatch(r"\d+\.\d+", m[1])]
         file.write_text("\n".join(sorted(found, key=version_key)))
     return file.read_text().split()
@@ -82,14 +86,16 @@ def kernel(cache: Cache, wanted: str) -> Kernel:
         _take(archive.download(directory / "packages", image, *parts), directory, tool)
 
     tool = root(cache)
-    return Kernel(release, cache.stage(f"kernels/{release}", "1", make))
+    return Kernel(release, cache.stage(f"kernels/{release}", _RECIPE, make))
 
 
 def kernel_from_files(cache: Cache, packages: Sequence[Path]) -> Kernel:
     """A kernel from package files at hand."""
     tool = root(cache)
     digest = hashlib.sha256(b"".join(package.read_bytes() for package in packages)).hexdigest()
-    path = cache.stage(f"kernels/files-{digest[:12]}", "1", lambda directory: _take(packages, directory, tool))
+    path = cache.stage(
+        f"kernels/files-{digest[:12]}", _RECIPE, lambda directory: _take(packages, directory, tool)
+    )
     return Kernel((path / "release").read_text(), path)
 
 
@@ -97,11 +103,14 @@ def _take(packages: Sequence[Path], directory: Path, tool: Root) -> None:
     """Unpack, keep the image and the modules that the lab loads, remove the rest."""
     tree = directory / "tree"
     unpack(packages, tree)
-    images = sorted(tree.rglob("vmlinuz-*"))
+    images = [path for path in tree.rglob("vmlinuz*") if path.is_file()]
     if len(images) != 1:
-        raise UnavailableError(f"{packages[0].name}: {len(images)} kernel images, not one")
-    (directory / "release").write_text(images[0].name.removeprefix("vmlinuz-"))
-    shutil.copyfile(images[0], directory / "vmlinuz")
+        raise ValueError(f"{', '.join(p.name for p in packages)}: {len(images)} kernel images, not one")
+    image = images[0]  # boot/vmlinuz-RELEASE, or in newer packages modules/RELEASE/vmlinuz
+    (directory / "release").write_text(
+        image.name.removeprefix("vmlinuz-") if "-" in image.name else image.parent.name
+    )
+    shutil.copyfile(image, directory / "vmlinuz")
     (directory / "modules").mkdir()
     depends = _copy_modules(tree, directory / "modules", tool)
     lines = [f"{name}: {' '.join(needed)}\n" for name, needed in sorted(depends.items())]
@@ -111,7 +120,7 @@ def _take(packages: Sequence[Path], directory: Path, tool: Root) -> None:
 
 
 def _copy_modules(tree: Path, target: Path, tool: Root) -> dict[str, list[str]]:
-    """Copy _MODULES and all they depend on, decompressed; those that the kernel has built in are not there."""
+    """Copy _MODULES and all they depend on, decompressed; what the kernel has built in is not there."""
     files = {path.name.split(".ko")[0].replace("-", "_"): path for path in tree.rglob("*.ko*")}
     depends: dict[str, list[str]] = {}
     todo = [name for name in _MODULES if name in files]

@@ -18,8 +18,12 @@ _DISK = 1 << 30
 def check(cache: Path) -> None:
     """Raise UnavailableError with the first reason why the lab cannot run here; the network is not asked."""
     if platform.system() != "Linux" or platform.machine() != "x86_64":
-        raise UnavailableError(f"the lab runs on Linux on x86-64 only, this is {platform.system()} on {platform.machine()}")
-    if missing := [f"{tool} (package {package})" for tool, package in _TOOLS.items() if not shutil.which(tool)]:
+        raise UnavailableError(
+            f"the lab runs on Linux on x86-64 only, this is {platform.system()} on {platform.machine()}"
+        )
+    if missing := [
+        f"{tool} (package {package})" for tool, package in _TOOLS.items() if not shutil.which(tool)
+    ]:
         raise UnavailableError(f"missing: {', '.join(missing)}")
     if not Path("/usr/include/stdio.h").exists():
         raise UnavailableError("missing: headers of the C library (package libc6-dev)")

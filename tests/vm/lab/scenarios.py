@@ -21,8 +21,8 @@ _GUEST: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``guest``: the machine it wants, all keys given; ``shares_boot``: others with the same wish may follow it;
-    ``seconds``: a limit for it beside the boot's."""
+    """``guest``: the machine it wants, all keys given; ``shares_boot``: others with the same wish may run in
+    the same boot; ``seconds``: its time limit, on top of the boot's."""
 
     name: str
     guest: dict[str, Any]
@@ -32,14 +32,20 @@ class Scenario:
 
 def names(directory: Path = DIRECTORY) -> list[str]:
     """All scenarios there are; files that start with an underscore or end in _guest are parts of others."""
-    return sorted(p.stem for p in directory.glob("*.py") if not p.stem.startswith("_") and not p.stem.endswith("_guest"))
+    return sorted(
+        p.stem for p in directory.glob("*.py") if not p.stem.startswith("_") and not p.stem.endswith("_guest")
+    )
 
 
 def read(name: str, directory: Path = DIRECTORY) -> Scenario:
-    """The scenario's GUEST (over the defaults), SHARES_BOOT (False) and SECONDS (120). ValueError for an unknown key."""
+    """Its GUEST (over the defaults), SHARES_BOOT (False) and SECONDS (120). ValueError for an unknown key."""
     own: dict[str, Any] = {"GUEST": {}, "SHARES_BOOT": False, "SECONDS": 120}
     for node in ast.parse((directory / f"{name}.py").read_text()).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in own:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.targets[0], ast.Name)
+            and node.targets[0].id in own
+        ):
             own[node.targets[0].id] = ast.literal_eval(node.value)
     if unknown := set(own["GUEST"]) - set(_GUEST):
         raise ValueError(f"{name}: GUEST has no {', '.join(sorted(unknown))}")

@@ -27,7 +27,10 @@ def render(rows: Sequence[Row]) -> str:
     for scenario, check in dict.fromkeys((row.scenario, row.check) for row in rows):
         lines.append([scenario, check, *(cells.get((scenario, check, kernel), "-") for kernel in kernels)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    text = [
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
     for row in rows:
         text += [f"{row.status}: {row.kernel}, {row.scenario} / {row.check}: {note}" for note in row.notes]
     return "\n".join(text)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""hvring for the guest's Python: a wheel built of a tree by that very Python, from Debian's packages, and unpacked."""
+"""hvring for the guest's Python: a wheel of a tree, built by that very Python, and unpacked."""
 
 from __future__ import annotations
 
@@ -62,20 +62,23 @@ def from_tree(cache: Cache, tree: Path) -> Path:
 def from_wheel(cache: Cache, wheel: Path) -> Path:
     """The same of a wheel at hand (tagged cp313, abi3 or py3)."""
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-    return cache.stage(f"wheels/{digest[:16]}", "1", lambda directory: _unpack(cache, wheel, directory / "site")) / "site"
+    return (
+        cache.stage(f"wheels/{digest[:16]}", "1", lambda directory: _unpack(cache, wheel, directory / "site"))
+        / "site"
+    )
 
 
 def _build(cache: Cache, tree: Path, target: Path) -> None:
-    include = headers(cache)
+    tool, include = root(cache), headers(cache)
     flags = f"-I{include}/usr/include/{PYTHON} -I{include}/usr/include"
     environment = {
-        "PYTHONPATH": f"{root(cache).path}/usr/lib/python3/dist-packages:{include}/usr/lib/python3/dist-packages",
+        "PYTHONPATH": ":".join(f"{base}/usr/lib/python3/dist-packages" for base in (tool.path, include)),
         "CC": "gcc",
         "LDSHARED": "gcc -shared",
         "CFLAGS": flags,
     }
     try:
-        root(cache).python("-c", _BUILD, target, env=environment, cwd=tree)
+        tool.python("-c", _BUILD, target, env=environment, cwd=tree)
     except subprocess.CalledProcessError as error:
         raise WheelError(error.output.decode(errors="replace")) from None
 

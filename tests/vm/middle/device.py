@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
-# Written down a second time on purpose: if hvring's own table were wrong, a lab that used it would not notice.
+# Written down a second time on purpose: a lab that used hvring's own table would not notice it to be wrong.
 GUIDS: Final = {  # service: (class, instance)
     "shutdown": ("0e0b6031-5213-4934-818b-38d90ced39db", "b6650ff7-33bc-4840-8048-e0676786f393"),
     "timesync": ("9527e630-d0ae-497b-adce-e80ab0175caf", "2dd1ce17-079e-403c-b352-a1921ee207ee"),
@@ -59,8 +59,8 @@ class Device:
     def arguments(self) -> list[str]:
         """QEMU's arguments for this device."""
         chardev = f"socket,id=c-{self.name},path={self.path},reconnect-ms=500"
-        device = f"hv-ic,id={self.name},classid={self.class_guid},instanceid={self.instance_guid},chardev=c-{self.name}"
-        return ["-chardev", chardev, "-device", device]
+        device = f"hv-ic,id={self.name},classid={self.class_guid},instanceid={self.instance_guid}"
+        return ["-chardev", chardev, "-device", f"{device},chardev=c-{self.name}"]
 
     def connect(self, timeout: float = 30.0) -> None:
         """Take QEMU's connection. TimeoutError."""
@@ -70,7 +70,7 @@ class Device:
         self.open = False
 
     def hand_over(self) -> socket.socket:
-        """Give the device to other code: our connection ends, and QEMU's next one comes to the returned listener.
+        """Give the device to other code: our connection ends, QEMU's next one comes to the returned listener.
 
         It starts with hello and, if the channel is open, with O. ``connect`` takes the device back.
         """
@@ -91,7 +91,14 @@ class Device:
         """Wait until the guest has the channel closed."""
         return self._until(lambda: not self.open, timeout)
 
-    def send(self, payload: bytes, *, transaction_id: int | None = None, packet_type: int = IN_BAND, completion: bool = False) -> int:
+    def send(
+        self,
+        payload: bytes,
+        *,
+        transaction_id: int | None = None,
+        packet_type: int = IN_BAND,
+        completion: bool = False,
+    ) -> int:
         """Give the device a packet for the guest; returns its transaction id."""
         if transaction_id is None:
             self._transaction_id += 1
@@ -130,7 +137,9 @@ class Device:
         """Make the device forget the packets that wait for room in the guest's ring."""
         self._frame("X")
 
-    def _frame(self, kind: str, payload: bytes = b"", transaction_id: int = 0, flags: int = 0, packet_type: int = 0) -> None:
+    def _frame(
+        self, kind: str, payload: bytes = b"", transaction_id: int = 0, flags: int = 0, packet_type: int = 0
+    ) -> None:
         if not self._socket:
             raise ConnectionError(f"{self.name}: not connected")
         head = _HEAD.pack(_HEAD.size - 4 + len(payload), ord(kind), flags, packet_type, 0, 0, transaction_id)

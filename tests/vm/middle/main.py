@@ -22,12 +22,14 @@ _OUT = Path("/run/out/results.json")
 def checks_of(module: ModuleType) -> list[Callable[[Lab], None]]:
     """Functions that the module itself defines with the one parameter ``lab``, in its order."""
     own = [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
-    return [f for f in own if not f.__name__.startswith("_") and list(inspect.signature(f).parameters) == ["lab"]]
+    return [
+        f for f in own if not f.__name__.startswith("_") and list(inspect.signature(f).parameters) == ["lab"]
+    ]
 
 
 def one(lab: Lab, scenario: str, check: Callable[[Lab], None]) -> dict[str, Any]:
     """Run a check; its row of the table."""
-    name = check.__name__.strip("_").replace("_", " ")
+    name = check.__name__
     lab.say("==", scenario, "/", name)
     start, status, notes = time.monotonic(), "ok", []
     try:

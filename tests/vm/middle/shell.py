@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Run commands in the guest: a line over its second serial port, l2init's answer back."""
+"""Run commands in the guest: a line over a virtio port, l2init's answer back."""
 
 from __future__ import annotations
 

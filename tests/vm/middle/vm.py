@@ -19,7 +19,7 @@ from shell import Shell, ShellError
 _RUN = Path("/run")
 # kvm=off hides KVM's own CPUID leaves, which Linux would prefer to Hyper-V's
 _CPU = "host,kvm=off,hv-relaxed,hv-vapic,hv-vpindex,hv-synic,hv-time,hv-stimer,hv-runtime,hv-frequencies"
-_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable 8250.nr_uarts=4"
+_WORDS = "console=ttyS0 quiet panic=-1 mitigations=off nokaslr tsc=reliable"
 _BALLOON = "11223344-5566-7788-99aa-bbccddeeff00"
 
 
@@ -28,10 +28,10 @@ class SkipError(Exception):
 
 
 class Lab:
-    """One guest. ``guest`` is a scenario's GUEST with all defaults; see README.md.
+    """One guest. ``guest`` is a scenario's GUEST with all defaults; ``kernel`` is the guest's release.
 
-    ``devices`` are the hv-ic devices by service name, ``qmp("query-…")`` talks to the guest's QEMU, ``kernel`` is
-    the guest's release. Methods that wait raise ShellError or ConnectionError when the guest is gone.
+    ``devices`` are the hv-ic devices by service name; ``qmp("query-…")`` talks to the guest's QEMU.
+    Methods that wait raise ShellError or ConnectionError when the guest is gone.
     """
 
     def __init__(self, guest: dict[str, Any], kernel: str) -> None:
@@ -39,15 +39,40 @@ class Lab:
         self.failed: list[str] = []
         self.devices = {name: Device(name, _RUN) for name in guest["services"]}
         self._start = time.monotonic()
-        command = ["qemu-system-x86_64", "-accel", "kvm", "-cpu", _CPU, "-machine", "pc", "-nodefaults", "-nographic"]
+        command = [
+            "qemu-system-x86_64",
+            "-accel",
+            "kvm",
+            "-cpu",
+            _CPU,
+            "-machine",
+            "pc",
+            "-nodefaults",
+            "-nographic",
+        ]
         command += ["-smp", str(guest["cpus"]), "-m", guest["memory"], "-no-reboot", "-serial", "stdio"]
-        command += ["-serial", f"unix:{_RUN}/shell,server=on,wait=off", "-qmp", f"unix:{_RUN}/qmp,server=on,wait=off"]
-        command += ["-device", "vmbus-bridge"]
+        command += [
+            "-qmp",
+            f"unix:{_RUN}/qmp,server=on,wait=off",
+            "-device",
+            "vmbus-bridge",
+            "-device",
+            "virtio-serial-pci",
+        ]
+        command += ["-chardev", f"socket,id=shell,path={_RUN}/shell,server=on,wait=off"]
+        command += ["-device", "virtserialport,chardev=shell,nr=1"]
         for device in self.devices.values():
             command += device.arguments()
         if guest["balloon"]:
-            command += ["-device", f"hv-balloon,id=balloon,instanceid={_BALLOON}"]
-        command += ["-kernel", "/lab/kernel", "-initrd", "/lab/initramfs", "-append", f"{_WORDS} {guest['append']}"]
+            command += ["-device", f"hv-balloon,id=balloon,instanceid={_BALLOON},status-report=on"]
+        command += [
+            "-kernel",
+            "/lab/kernel",
+            "-initrd",
+            "/lab/initramfs",
+            "-append",
+            f"{_WORDS} {guest['append']}",
+        ]
         environment = dict(os.environ, LD_PRELOAD="/lab/hv-ic.so")
         self.qemu = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 
@@ -83,16 +108,17 @@ class Lab:
 
     def try_sh(self, line: str, timeout: float = 30.0) -> tuple[int, str]:
         """Run a shell line in the guest: (exit status, output)."""
-        self.say("guest$", line if len(line) < 200 else line[:200] + "…")
-        status, output = self._shell.run(line, timeout)
-        for text in output.splitlines():
-            self.say("   |", text)
-        return status, output
+        self.say("guest$", line)
+        return self._run(line, timeout)
 
     def python(self, code: str, timeout: float = 60.0) -> str:
-        """Run Python code in the guest (hvring is importable) and return its output. ShellError if it fails."""
+        """Run Python code in the guest (hvring is importable); its output. ShellError if it fails."""
+        self.say("guest>>>", code)
         text = base64.b64encode(code.encode()).decode()
-        return self.sh(f"echo {text} | base64 -d > /tmp/.code.py; python3 /tmp/.code.py", timeout)
+        status, output = self._run(f"echo {text} | base64 -d > /tmp/.code.py; python3 /tmp/.code.py", timeout)
+        if status:
+            raise ShellError(f"exit status {status}\n{output}")
+        return output
 
     def load(self, *modules: str) -> None:
         """Load kernel modules in the guest; loaded ones are left alone."""
@@ -108,6 +134,12 @@ class Lab:
             self.qemu.kill()
         self.say("QEMU's exit status", self.qemu.wait())
         sys.stdout.flush()
+
+    def _run(self, line: str, timeout: float) -> tuple[int, str]:
+        status, output = self._shell.run(line, timeout)
+        for text in output.splitlines():
+            self.say("   |", text)
+        return status, output
 
     def _connect(self, name: str, timeout: float) -> socket.socket:
         end = time.monotonic() + timeout

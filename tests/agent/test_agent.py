@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The agent against the virtual host: six services on one loop, lost and found channels, clean ends."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import struct
+import threading
+
+import pytest
+
+from hvring import ChannelRescindedError, serve
+from hvring.agent import Agent, Effects, EventKind, standard_services
+from hvring.errors import EndpointError
+from hvring.guest.pools import PoolStore
+from hvring.guest.power import PowerAction, RehearsedPower, ShutdownOrder
+from hvring.host import GuestStatusError, VirtualHost
+from hvring.ic.heartbeat import ApplicationState
+from hvring.services import Heartbeat, Kvp, Service, Shutdown
+from hvring.transport.virtual import connect
+from hvring.vmbus import SERVICE_NAMES
+
+
+def run(work) -> object:
+    async def bounded() -> object:
+        async with asyncio.timeout(60):
+            return await work
+
+    return asyncio.run(bounded())
+
+
+def test_all_six_services_do_their_work(both) -> None:
+    async def main() -> None:
+        orders: list[ShutdownOrder] = []
+        async with both(on_shutdown=orders.append, health=lambda: ApplicationState.HEALTHY) as pair:
+            host = pair.host
+            await host.kvp.set("key", "välue")
+            assert await host.kvp.get("key") == "välue"
+            assert PoolStore(pair.pools).get(0, "key") == "välue"
+            await host.fcopy.copy(b"contents" * 5000, str(pair.files), name="naïve 😀.txt")
+            assert (pair.files / "naïve 😀.txt").read_bytes() == b"contents" * 5000
+            report = await host.vss.backup()
+            assert report.frozen_seconds > 0
+            assert (await host.heartbeat.beat()).state == ApplicationState.HEALTHY
+            await host.timesync.sync()
+            await host.shutdown.request(restart=True, reason=7, timeout=30, text="now")
+            assert orders == [ShutdownOrder(PowerAction.RESTART, False, 7, 30, "now")]
+            assert host.violations == []
+            for name, line in pair.agent.stats().items():
+                assert line["open"], name
+                assert line["counters"]["failed"] == line["counters"]["silent"] == 0
+                assert line["channel"]["packets_received"] == line["counters"]["requests"]
+            assert {e.kind for e in pair.events} == {EventKind.OPENED, EventKind.NEGOTIATED}
+
+    run(main())
+
+
+def test_the_answer_to_a_shutdown_comes_before_the_action(both) -> None:
+    async def main() -> None:
+        done: list[str] = []
+
+        def act(order: ShutdownOrder) -> None:
+            # the host's coroutine has not run yet, but its answer must already be on the ring
+            done.append("published" if pair.agent.stats()["shutdown"]["channel"]["packets_sent"] == 2 else "too early")
+
+        async with both("shutdown", on_shutdown=act) as pair:
+            await pair.host.shutdown.request(text="bye")
+            assert done == ["published"]
+
+    run(main())
+
+
+def test_a_service_that_is_switched_off_and_on_is_served_again_and_the_others_do_not_notice(both) -> None:
+    async def main() -> None:
+        async with both() as pair:
+            await pair.host.kvp.set("kept", "yes")
+            for name in SERVICE_NAMES:
+                await pair.host.set_offered(name, False)
+            for name in SERVICE_NAMES:
+                await pair.host.set_offered(name, True)
+            await pair.host.wait_ready()
+            assert await pair.host.kvp.get("kept") == "yes"
+            assert pair.kinds("kvp") == [EventKind.OPENED, EventKind.NEGOTIATED, EventKind.RESCINDED] + [
+                EventKind.OPENED, EventKind.NEGOTIATED]
+            assert all(line["openings"] == 2 for line in pair.agent.stats().values())
+
+    run(main())
+
+
+def test_a_host_that_leaves_half_way_leaves_no_partial_file_and_no_freeze(both) -> None:
+    async def main() -> None:
+        async with both("fcopy", "vss") as pair:
+            started = asyncio.Event()
+            copy = asyncio.create_task(
+                pair.host.fcopy.copy(bytes(1 << 22), str(pair.files), name="f", progress=lambda *_: started.set())
+            )
+            await started.wait()
+            await pair.host.vss.freeze()
+            assert pair.agent.services["vss"].frozen
+            assert os.listdir(pair.files)
+            await pair.host.set_offered("fcopy", False)
+            await pair.host.set_offered("vss", False)
+            with pytest.raises(Exception, match=r"."):
+                await copy
+            while len(pair.kinds("fcopy") + pair.kinds("vss")) < 6:
+                await asyncio.sleep(0)
+            assert os.listdir(pair.files) == []
+            assert not pair.agent.services["vss"].frozen
+
+    run(main())
+
+
+def test_stopping_undoes_what_is_half_done_and_can_be_repeated(both) -> None:
+    async def main() -> None:
+        async with both("vss") as pair:
+            await pair.host.vss.freeze()
+            await pair.agent.stop()
+            assert not pair.agent.services["vss"].frozen
+            await pair.agent.stop()
+            await pair.agent.start()
+            await pair.host.wait_ready("vss")
+
+    run(main())
+
+
+def test_an_agent_may_start_before_its_host(tmp_path) -> None:
+    async def main() -> None:
+        from functools import partial
+
+        from hvring.transport.virtual import connect_async
+
+        path = tmp_path / "later.sock"
+        opener = partial(connect_async, path, timeout=None, wait=True)
+        async with Agent([Heartbeat()], opener) as agent, VirtualHost(path, ["heartbeat"]) as host:
+            await host.wait_ready("heartbeat")
+            await agent.wait_open("heartbeat")
+
+    run(main())
+
+
+def test_a_service_whose_channel_can_never_open_fails_alone() -> None:
+    async def main() -> None:
+        events = []
+
+        async def opener(name: str) -> None:
+            raise EndpointError("no such thing")
+
+        agent = Agent([Heartbeat()], opener, on_event=events.append)
+        await agent.run()
+        assert [(e.kind, e.detail) for e in events] == [(EventKind.FAILED, "no such thing")]
+        assert agent.stats()["heartbeat"]["open"] is False
+
+    run(main())
+
+
+def test_a_host_that_breaks_the_ring_is_left_and_tried_again(both) -> None:
+    async def main() -> None:
+        async with both("heartbeat") as pair:
+            async with pair.host.raw("heartbeat") as raw:
+                struct.pack_into("<I", raw.memory, raw.ring_size, 0xFFFFFFFF)  # write_index
+                raw.signal()
+                while EventKind.BROKEN not in pair.kinds("heartbeat"):
+                    await asyncio.sleep(0.01)
+            await pair.host.wait_ready("heartbeat")
+            await pair.host.heartbeat.beat()
+
+    run(main())
+
+
+def test_a_duplicate_shutdown_is_answered_and_acted_on_as_often_as_it_comes(both) -> None:
+    async def main() -> None:
+        async with both("shutdown") as pair:
+            await pair.host.shutdown.request()
+            await pair.host.shutdown.request()
+            power = pair.agent.services["shutdown"]._power
+            assert isinstance(power, RehearsedPower)
+            assert len(power.orders) == 2
+
+    run(main())
+
+
+def test_nothing_is_left_open(both) -> None:
+    def count() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    async def main() -> None:
+        async with both() as pair:
+            await pair.host.kvp.set("a", "b")
+            for name in SERVICE_NAMES:
+                await pair.host.set_offered(name, False)
+                await pair.host.set_offered(name, True)
+            await pair.host.wait_ready()
+
+    before = count()
+    run(main())
+    assert count() == before
+
+
+def test_the_blocking_form_serves_one_service_in_a_thread(tmp_path) -> None:
+    path, store = tmp_path / "host.sock", PoolStore(tmp_path / "pools")
+    ended: list[BaseException] = []
+
+    def guest() -> None:
+        with connect(path, "kvp", wait=True) as channel:
+            try:
+                serve(Kvp(store), channel)
+            except ChannelRescindedError as error:
+                ended.append(error)
+
+    async def main() -> None:
+        async with VirtualHost(path, ["kvp"]) as host:
+            thread = threading.Thread(target=guest)
+            thread.start()
+            await host.wait_ready("kvp")
+            await host.kvp.set("from", "thread")
+            assert await host.kvp.get("from") == "thread"
+            await host.set_offered("kvp", False)
+            await asyncio.to_thread(thread.join)
+
+    run(main())
+    assert len(ended) == 1
+
+
+def test_the_blocking_form_keeps_a_services_deadline(tmp_path) -> None:
+    """A freeze that the host forgets ends by itself, though no packet comes."""
+    from hvring.guest.freezer import RehearsedFreezer
+    from hvring.services import Vss
+
+    path = tmp_path / "host.sock"
+    vss = Vss(RehearsedFreezer(), max_frozen=0.05)
+
+    def guest() -> None:
+        with connect(path, "vss", wait=True) as channel, pytest.raises(ChannelRescindedError):
+            serve(vss, channel)
+
+    async def main() -> None:
+        async with VirtualHost(path, ["vss"]) as host:
+            thread = threading.Thread(target=guest)
+            thread.start()
+            await host.wait_ready("vss")
+            await host.vss.freeze()
+            while vss.frozen:
+                await asyncio.sleep(0.005)
+            with pytest.raises(GuestStatusError):
+                await host.vss.thaw()
+            await host.set_offered("vss", False)
+            await asyncio.to_thread(thread.join)
+
+    run(main())
+
+
+def test_a_thaw_that_fails_is_tried_again_while_the_service_is_off(both) -> None:
+    async def main() -> None:
+        async with both("vss") as pair:
+            service = pair.agent.services["vss"]
+            freezer, failures = service._freezer, [OSError("not now")]
+            thaw = freezer.thaw
+
+            def stubborn() -> None:
+                if failures:
+                    raise failures.pop()
+                thaw()
+
+            freezer.thaw = stubborn
+            await pair.host.vss.freeze()
+            await pair.host.set_offered("vss", False)
+            while freezer.frozen:
+                await asyncio.sleep(0.01)
+            assert not failures
+
+    run(main())
+
+
+def test_effects_are_rehearsed_unless_meant() -> None:
+    from hvring.guest.power import SystemPower
+
+    real = {s.name: s for s in standard_services(Effects(real=True), ["shutdown"])}
+    assert isinstance(real["shutdown"], Shutdown)
+    assert isinstance(real["shutdown"]._power, SystemPower)
+    (rehearsed,) = standard_services(Effects(), ["shutdown"])
+    assert isinstance(rehearsed._power, RehearsedPower)
+    with pytest.raises(ValueError, match="there are shutdown, timesync"):
+        standard_services(Effects(), ["nonsense"])
+
+
+def test_every_service_keeps_to_the_protocol_of_services() -> None:
+    services: list[Service] = standard_services(Effects(), [n for n in SERVICE_NAMES if n != "kvp"])
+    for service in services:
+        assert service.deadline() is None
+        service.tick()
+        service.reset()

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A private mount namespace with file systems in image files, for tests that must not touch this machine."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FITHAW = 0xC0045878
+_TOOLS = ("unshare", "nsenter", "mkfs.ext4", "mount", "umount")
+_THAW = f"""
+import fcntl, os, sys
+try:
+    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), {FITHAW}, 0)
+except OSError:
+    pass
+"""
+
+
+class MountNamespace:
+    """Mounts that nobody else sees. close() thaws and removes all of them, whatever happened before."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._mounts: list[str] = []
+        self._keeper = subprocess.Popen(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo ready; exec cat"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        assert self._keeper.stdout is not None
+        if self._keeper.stdout.readline() != b"ready\n":
+            self._end_keeper()
+            pytest.skip("no private mount namespace: unshare --mount is refused")
+
+    def inside(self, *command: str) -> list[str]:
+        """The command line that runs a command in the namespace (with the same process id)."""
+        return ["nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", *command]
+
+    def run(self, *command: str, patience: float = 30) -> str:
+        done = subprocess.run(
+            self.inside(*command), capture_output=True, text=True, timeout=patience, check=False
+        )
+        if done.returncode:
+            raise OSError(f"{command}: {done.stderr}")
+        return done.stdout.strip()
+
+    def mount_tmpfs(self, name: str, *options: str) -> str:
+        return self._mount(name, "-t", "tmpfs", *options, "hvring-test")
+
+    def mount_image(self, name: str, image_folder: str | None = None) -> str:
+        """A fresh ext4 in an image file, which may itself lie on one of the mounts."""
+        image = f"{image_folder or self.folder}/{name}.img"
+        size = 4 << 20 if image_folder else 16 << 20
+        self.run("truncate", f"--size={size}", image)
+        self.run("mkfs.ext4", "-q", "-F", image)
+        try:
+            # The loop device goes away with the mount, even if this process is killed.
+            return self._mount(name, "-o", "loop", image)
+        except OSError as problem:
+            pytest.skip(f"no loop device: {problem}")
+
+    def _mount(self, name: str, *what: str) -> str:
+        target = str(self.folder / name)
+        os.mkdir(target)
+        self.run("mount", *what, target)
+        self._mounts.append(target)
+        return target
+
+    def close(self) -> None:
+        problems = []
+        # The outer file systems first: what hangs in the inner ones waits for them.
+        thaws = [(sys.executable, "-c", _THAW, target) for target in self._mounts]
+        for step in (*thaws, *(("umount", target) for target in reversed(self._mounts))):
+            try:
+                self.run(*step, patience=10)
+            except (OSError, subprocess.TimeoutExpired) as problem:
+                problems.append(f"{step}: {problem}")
+        self._end_keeper()
+        assert not problems
+
+    def _end_keeper(self) -> None:
+        self._keeper.communicate()
+        self._keeper.wait()
+
+
+@pytest.fixture
+def namespace(tmp_path: Path) -> Iterator[MountNamespace]:
+    """An empty private mount namespace; skips without root and the tools for it."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts in a private namespace")
+    missing = [tool for tool in _TOOLS if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    space = MountNamespace(tmp_path)
+    try:
+        yield space
+    finally:
+        space.close()

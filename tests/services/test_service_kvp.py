@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from hvring import ic
+from hvring.errors import EffectError
+from hvring.guest.network import IpInfo
+from hvring.ic import KvpOperation, MessageType, Status, ValueType
+from hvring.services import Kvp
+
+KVP = MessageType.KVP
+MAC = "00:15:5D:01:02:03"
+INFO = IpInfo(3, True, "192.0.2.7;fe80::1", "255.255.255.0;/64", "192.0.2.1;", "192.0.2.53;")
+
+
+@pytest.fixture
+def ask(store, packet):
+    service = Kvp(store)
+
+    def send(message):
+        body = message if isinstance(message, bytes) else message.encode()
+        return service.receive(packet(KVP, body, (4, 0)))
+
+    send.service = service
+    return send
+
+
+def body_of(reply):
+    return reply.payload[28:]
+
+
+@pytest.mark.parametrize("pool", range(5))
+def test_what_was_set_is_got_and_deleted_again(pool, ask, status_of):
+    assert status_of(ask(ic.KvpSet(pool, "n\u00e4me", "\u20ac \U0001f680"))) == Status.OK
+    reply = ask(ic.KvpGet(pool, "n\u00e4me"))
+    assert ic.KvpValue.decode(body_of(reply)) == ic.KvpValue(pool, "n\u00e4me", "\u20ac \U0001f680")
+    assert status_of(ask(ic.KvpDelete(pool, "n\u00e4me"))) == Status.OK
+    assert status_of(ask(ic.KvpGet(pool, "n\u00e4me"))) == Status.NO_MORE_ITEMS
+    assert status_of(ask(ic.KvpDelete(pool, "n\u00e4me"))) == Status.NO_MORE_ITEMS
+
+
+@pytest.mark.parametrize(
+    ("value", "value_type", "stored"),
+    [
+        ("text", ValueType.SZ, "text"),
+        ("%TEMP%", ValueType.EXPAND_SZ, "%TEMP%"),
+        (0xDEADBEEF, ValueType.U32, "3735928559"),
+        (2**64 - 2, ValueType.U64_LINUX, "18446744073709551614"),
+        (5, ValueType.U64, "5"),
+        ("", ValueType.SZ, ""),
+    ],
+)
+def test_values_are_stored_as_text(value, value_type, stored, ask, store, packet):
+    request = ic.KvpSet(0, "k", value, value_type)
+    assert ask(request).payload[28:] == request.encode()  # an echo
+    assert store.pools[0] == {"k": stored}
+
+
+def test_enumeration_goes_through_a_pool_until_it_ends(ask, store, status_of):
+    store.pools[1] = {"a": "1", "b": "2"}
+    items = [ic.KvpItem.decode(body_of(ask(ic.KvpEnumerate(1, i)))) for i in (0, 1)]
+    assert items == [ic.KvpItem(1, 0, "a", "1"), ic.KvpItem(1, 1, "b", "2")]
+    request = ic.KvpEnumerate(1, 2)
+    end = ask(request)
+    assert status_of(end) == Status.NO_MORE_ITEMS
+    assert body_of(end) == request.encode()  # untouched
+
+
+def test_the_automatic_pool_is_the_stores_facts(ask, store, status_of):
+    assert ic.KvpItem.decode(body_of(ask(ic.KvpEnumerate(2, 1)))).key == "OSMajorVersion"
+    assert status_of(ask(ic.KvpEnumerate(2, 2))) == Status.NO_MORE_ITEMS
+    assert status_of(ask(ic.KvpEnumerate(2, 2**32 - 1))) == Status.NO_MORE_ITEMS
+    assert status_of(ask(ic.KvpGet(2, "OSName"))) == Status.NO_MORE_ITEMS
+
+
+def test_items_too_long_for_a_message_are_cut_and_not_the_end_of_the_list(ask, store):
+    store.pools[1] = {"k" * 300: "v" * 2000}
+    item = ic.KvpItem.decode(body_of(ask(ic.KvpEnumerate(1, 0))))
+    assert (item.key, item.value) == ("k" * 255, "v" * 1023)
+
+
+def test_the_longest_key_and_value_fit(ask, store):
+    ask(ic.KvpSet(0, "k" * 255, "v" * 1023))
+    item = ic.KvpItem.decode(body_of(ask(ic.KvpEnumerate(0, 0))))
+    assert (item.key, item.value) == ("k" * 255, "v" * 1023)
+
+
+@pytest.mark.parametrize("pool", [5, 7, 255])
+@pytest.mark.parametrize(
+    "make", [ic.KvpGet, lambda p, k: ic.KvpSet(p, k, "v"), ic.KvpDelete, lambda p, _: ic.KvpEnumerate(p, 0)]
+)
+def test_a_pool_that_is_not_there_has_no_items(pool, make, ask, store, status_of):
+    assert status_of(ask(make(pool, "k"))) == Status.NO_MORE_ITEMS
+    assert store.pools == [{}] * 5
+
+
+@pytest.mark.parametrize("error", [EffectError("locked"), ValueError("too long")])
+@pytest.mark.parametrize(
+    "message", [ic.KvpGet(0, "k"), ic.KvpSet(0, "k", "v"), ic.KvpDelete(0, "k"), ic.KvpEnumerate(0, 0)]
+)
+def test_a_store_that_fails_has_no_items(error, message, ask, store, status_of):
+    store.error = error
+    assert status_of(ask(message)) == Status.NO_MORE_ITEMS
+    assert ask.service.last_error is error
+
+
+def test_a_store_that_breaks_is_a_failure_and_nothing_is_raised(ask, store, status_of):
+    store.error = RuntimeError("bug")
+    assert status_of(ask(ic.KvpGet(0, "k"))) == Status.FAIL
+
+
+def test_get_ip_fills_in_the_settings(ask, store, status_of):
+    store.adapters[MAC] = INFO
+    garbage = bytearray(ic.KvpIpInfo(KvpOperation.GET_IP, 1, MAC).encode())
+    garbage[258:] = b"\0\xdc" * ((len(garbage) - 258) // 2)
+    reply = ask(bytes(garbage))
+    assert status_of(reply) == Status.OK
+    assert ic.KvpIpInfo.decode(body_of(reply)) == ic.KvpIpInfo(
+        KvpOperation.GET_IP, 1, MAC, 3, 1, INFO.addresses, INFO.subnets, INFO.gateways, INFO.dns
+    )
+
+
+def test_get_ip_of_an_unknown_adapter_fails(ask, status_of):
+    assert status_of(ask(ic.KvpIpInfo(KvpOperation.GET_IP, 1, MAC))) == Status.FAIL
+
+
+def test_lists_too_long_for_their_field_are_cut(ask, store):
+    store.adapters[MAC] = IpInfo(1, False, "1" * 3000, "2" * 3000, "3" * 3000, "4" * 3000)
+    found = ic.KvpIpInfo.decode(body_of(ask(ic.KvpIpInfo(KvpOperation.GET_IP, 1, MAC))))
+    assert [len(x) for x in (found.addresses, found.subnets, found.gateways, found.dns)] == [
+        1023,
+        1023,
+        511,
+        1023,
+    ]
+
+
+@pytest.mark.parametrize(("known", "status"), [(True, Status.NOT_SUPPORTED), (False, Status.NOT_FOUND)])
+def test_set_ip_is_refused(known, status, ask, store, status_of):
+    guid = "{11111111-2222-3333-4444-555555555555}"
+    if known:
+        store.guids.add(guid)
+    assert status_of(ask(ic.KvpIpInfo(KvpOperation.SET_IP, 1, guid, 1))) == status
+
+
+@pytest.mark.parametrize("operation", [KvpOperation.GET_IP, KvpOperation.SET_IP])
+def test_a_store_that_fails_over_ip_settings_says_its_status(operation, ask, store, status_of):
+    store.error = EffectError("no", Status.INVALID_ARG)
+    assert status_of(ask(ic.KvpIpInfo(operation, 1, MAC))) == Status.INVALID_ARG
+
+
+@pytest.mark.parametrize("operation", [6, 9, 100, 255])
+def test_an_unknown_operation_is_not_supported(operation, ask, status_of):
+    assert status_of(ask(struct.pack("<BB", operation, 0) + bytes(2578))) == Status.NOT_SUPPORTED
+    assert ask.service.counters.unknown_operation == 1
+
+
+@pytest.mark.parametrize("status", [0, -1, 2**32])
+def test_an_effect_cannot_make_a_failure_look_like_success(status, ask, store, status_of):
+    store.error = EffectError("odd", status)
+    assert status_of(ask(ic.KvpIpInfo(KvpOperation.GET_IP, 1, MAC))) == Status.FAIL

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+from __future__ import annotations
+
+import pytest
+
+from hvring import ic
+from hvring.ic import MessageType, NegotiateRequest, Status, Version, VssFlags, VssOperation, VssRequest
+from hvring.services import Vss
+from hvring.services.vss import MAX_FROZEN, RETRY
+
+FREEZE, THAW, HOT_BACKUP = VssOperation.FREEZE, VssOperation.THAW, VssOperation.HOT_BACKUP
+
+
+@pytest.fixture
+def service(freezer, monotonic):
+    return Vss(freezer, monotonic=monotonic)
+
+
+@pytest.fixture
+def ask(service, packet, status_of):
+    def send(operation, data=b"\xee" * 24):
+        return status_of(
+            service.receive(packet(MessageType.VSS, VssRequest(operation, data).encode(), (5, 0)))
+        )
+
+    return send
+
+
+def test_freeze_holds_until_thaw(service, ask, freezer):
+    assert service.deadline() is None
+    assert ask(FREEZE) == Status.OK
+    assert freezer.frozen
+    assert service.frozen
+    assert service.deadline() == MAX_FROZEN
+    assert ask(THAW) == Status.OK
+    assert not freezer.frozen
+    assert service.deadline() is None
+    assert freezer.calls == ["freeze", "thaw"]
+
+
+def test_a_freeze_of_the_real_size_works(service, packet, status_of, freezer):
+    body = ic.VssFreeze(luns=(ic.Lun(1, bytes(16), 1, 2, 3),)).encode()
+    assert status_of(service.receive(packet(MessageType.VSS, body))) == Status.OK
+    assert freezer.frozen
+
+
+def test_a_second_freeze_is_fine_and_changes_nothing(service, ask, freezer, monotonic):
+    ask(FREEZE)
+    monotonic.now += 10
+    assert ask(FREEZE) == Status.OK
+    assert freezer.calls == ["freeze"]
+    assert service.deadline() == MAX_FROZEN - 10
+
+
+def test_thaw_while_thawed_is_fine(ask, freezer):
+    assert ask(THAW) == Status.OK
+    assert freezer.calls == []
+
+
+def test_without_a_ready_freezer_backup_and_freeze_are_refused_and_the_rest_is_not(ask, freezer):
+    freezer.ready = False
+    assert ask(HOT_BACKUP) == Status.FAIL
+    assert ask(FREEZE) == Status.FAIL
+    assert ask(VssOperation.GET_DM_INFO) == Status.OK
+    assert ask(VssOperation.BACKUP_COMPLETE) == Status.OK
+    assert ask(THAW) == Status.OK
+    assert freezer.calls == []
+
+
+def test_a_freeze_that_fails_says_so_and_holds_nothing(service, ask, freezer):
+    freezer.broken.add("freeze")
+    assert ask(FREEZE) == Status.FAIL
+    assert service.deadline() is None
+    assert service.counters.effect_errors == 1
+
+
+def test_a_freeze_that_is_not_thawed_in_time_is_thawed(service, ask, freezer, monotonic):
+    ask(FREEZE)
+    monotonic.now += MAX_FROZEN - 1
+    service.tick()
+    assert freezer.frozen
+    assert service.deadline() == 1
+    monotonic.now += 1
+    assert service.deadline() == 0
+    service.tick()
+    assert not freezer.frozen
+    assert service.deadline() is None
+
+
+def test_the_host_hears_once_that_the_freeze_did_not_hold(service, ask, monotonic):
+    ask(FREEZE)
+    monotonic.now += MAX_FROZEN
+    service.tick()
+    assert ask(THAW) == Status.FAIL
+    assert ask(THAW) == Status.OK
+    assert (ask(FREEZE), ask(THAW)) == (Status.OK, Status.OK)
+
+
+def test_a_new_freeze_forgets_the_old_ones_fate(service, ask, monotonic):
+    ask(FREEZE)
+    monotonic.now += MAX_FROZEN
+    service.tick()
+    assert (ask(FREEZE), ask(THAW)) == (Status.OK, Status.OK)
+
+
+def test_how_long_a_freeze_may_last_can_be_chosen(freezer, monotonic, packet):
+    service = Vss(freezer, max_frozen=5, monotonic=monotonic)
+    service.receive(packet(MessageType.VSS, VssRequest(FREEZE).encode()))
+    assert service.deadline() == 5
+
+
+def test_a_reset_thaws(service, ask, freezer):
+    ask(FREEZE)
+    service.reset()
+    assert not freezer.frozen
+    assert service.deadline() is None
+    assert ask(THAW) == Status.OK
+
+
+def test_a_reset_without_a_freeze_thaws_nothing(service, freezer):
+    service.reset()
+    assert freezer.calls == []
+
+
+def test_a_thaw_that_fails_is_tried_again_soon(service, ask, freezer, monotonic):
+    ask(FREEZE)
+    freezer.broken.add("thaw")
+    assert ask(THAW) == Status.FAIL
+    assert service.deadline() == RETRY
+    monotonic.now += RETRY
+    service.tick()
+    assert service.deadline() == RETRY
+    freezer.broken.clear()
+    monotonic.now += RETRY
+    service.tick()
+    assert not freezer.frozen
+    assert service.deadline() is None
+
+
+def test_a_thaw_that_came_too_late_for_the_freezer_is_reported(service, ask, freezer):
+    ask(FREEZE)
+    freezer.broken.add("thaw")
+    freezer.frozen = False  # a guardian has thawed already, and thaw() tells
+    assert ask(THAW) == Status.FAIL
+    assert service.deadline() is None
+
+
+def test_negotiating_again_keeps_the_freeze(service, ask, freezer, packet):
+    ask(FREEZE)
+    service.receive(
+        packet(MessageType.NEGOTIATE, NegotiateRequest((Version(3, 0),), (Version(5, 0),)).encode())
+    )
+    assert freezer.frozen
+    assert ask(THAW) == Status.OK
+
+
+def test_hot_backup_leaves_the_data_alone_unless_told_otherwise(freezer, service, packet):
+    request = packet(MessageType.VSS, VssRequest(HOT_BACKUP, b"\xee" * 24).encode())
+    assert service.receive(request).payload[28:] == request[28:]
+    reply = Vss(freezer, 5).receive(request)
+    assert VssFlags.decode(reply.payload[28:]).flags == 5
+    assert reply.payload[40:] == request[40:]
+
+
+def test_get_dm_info_has_no_flags(service, packet):
+    request = packet(MessageType.VSS, VssRequest(VssOperation.GET_DM_INFO, b"\xee" * 24).encode())
+    reply = service.receive(request)
+    assert VssFlags.decode(reply.payload[28:]).flags == 0
+    assert reply.payload[40:] == request[40:]
+
+
+@pytest.mark.parametrize("operation", [0, 1, 4, 7, 8, 0x7F, 255])
+def test_every_other_operation_is_echoed_as_fine(operation, service, packet, freezer):
+    request = packet(MessageType.VSS, VssRequest(operation, b"\xee" * 24).encode())
+    assert service.receive(request).payload == request[:25] + b"\5" + request[26:]
+    assert service.counters.unknown_operation == (operation > 8)
+    assert freezer.calls == []
