@@ -33,9 +33,12 @@ cdef class Channel:
     cdef readonly bint closed
     cdef readonly bint rescinded
     cdef unsigned int unchecked
+    cdef uint32_t wanted        # ring bytes that want_room waits for; 0: it does not
     cdef uint64_t packets_sent, bytes_sent, packets_received, bytes_received
-    cdef uint64_t signals_sent, room_signals_sent, wakeups, waits, full, events
+    cdef uint64_t signals_sent, room_signals_sent, wakeups, waits, armed, full, events
     cdef int arm_once(self) except -1
+    cdef int room_came(self) except -1
+    cdef void room_found(self) noexcept
     cdef int usable(self) except -1
     cdef int signal(self) except -1
     cdef int check_lifeline(self) except -1

@@ -295,6 +295,8 @@ cdef class Channel:
             self.wait_room(payload, transaction_id, packet_type, flags, timeout)
         self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
         due = hv_tx_publish(&self.tx.ring)
+        if self.wanted:
+            self.room_found()
         self.packets_sent += 1
         self.unchecked += 1
         if due:
@@ -315,6 +317,8 @@ cdef class Channel:
         sent = self.tx.put_many(payloads, transaction_id, packet_type, flags)
         self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
         self.packets_sent += sent
+        if sent and self.wanted:
+            self.room_found()
         if hv_tx_publish(&self.tx.ring):
             self.signal()
         else:
@@ -322,9 +326,32 @@ cdef class Channel:
         return sent
 
     def want_room(self, Py_ssize_t length) -> bool:
-        """For event loops: ask to be woken once ``length`` payload bytes fit.  True: they fit already."""
+        """Ask to be woken once ``length`` payload bytes fit: ``wait()`` ends and ``fileno()`` gets readable then.
+
+        True: they fit already.  The next packet sent takes the wish back.
+        """
+        cdef bint fits
         self.usable()
-        return self.tx.want_room(length)
+        fits = self.tx.want_room(length)
+        self.wanted = hv_tx_total(<uint32_t>length)
+        return fits
+
+    cdef int room_came(self) except -1:
+        """Is there the room now that want_room asked for?"""
+        cdef int result
+        if self.wanted == 0:
+            return False
+        result = hv_tx_reserve(&self.tx.ring, self.wanted)
+        if result < 0:
+            corrupt(result)
+        if result != HV_OK:
+            return False
+        self.room_found()
+        return True
+
+    cdef void room_found(self) noexcept:
+        self.wanted = 0
+        hv_tx_room_found(&self.tx.ring)
 
     # ------------------------------------------------------------------------------------------ receiving
 
@@ -443,7 +470,7 @@ cdef class Channel:
     def wait(self, timeout=None) -> bool:
         """Sleep until there is something to receive: True; False when ``timeout`` seconds passed.
 
-        Raises ChannelRescindedError when the other side is gone and everything it sent was read.
+        After ``want_room`` it also ends, with True, when that room is there.  Raises ChannelRescindedError when the other side is gone and everything it sent was read.
         """
         cdef double deadline = -1 if timeout is None else now() + <double>timeout
         cdef int64_t rung
@@ -452,6 +479,8 @@ cdef class Channel:
             if self.arm_once():
                 hv_rx_mask(&self.rx.ring)
                 self.masked = True
+                return True
+            if self.room_came():
                 return True
             self.waits += 1
             why = self.poll(deadline)
@@ -477,6 +506,7 @@ cdef class Channel:
             self.usable()
         if self.rescinded and not self.rx.available:
             self.usable()
+        self.armed += 1
         result = hv_rx_unmask(&self.rx.ring)
         if result < 0:
             corrupt(result)
@@ -568,6 +598,7 @@ cdef class Channel:
             "signals_received": self.events,
             "wakeups": self.wakeups,
             "waits": self.waits,
+            "armed": self.armed,
             "ring_full": self.full,
         }
 

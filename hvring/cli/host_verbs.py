@@ -13,7 +13,14 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from hvring.host.client import ControlClient
+from hvring.host.client import ControlClient, RemoteError
+from hvring.host.errors import HostError
+from hvring.ic import Status
+
+_COPY_HINTS: Final[dict[int | None, str]] = {
+    Status.ALREADY_EXISTS: "replace the file with --overwrite",
+    Status.FAIL: "the guest must allow the directory, which must exist unless --create-path is given",
+}
 
 
 def status(client: ControlClient, args: argparse.Namespace) -> int:
@@ -25,10 +32,8 @@ def wait(client: ControlClient, args: argparse.Namespace) -> int:
 
 
 def shutdown(client: ControlClient, args: argparse.Namespace) -> int:
-    kinds = {name: getattr(args, name) for name in ("restart", "hibernate", "force")}
-    words = {name: getattr(args, name) for name in ("reason", "timeout", "text")}
-    given = {name: value for name, value in words.items() if value is not None}
-    result = client.request("shutdown", **kinds, **given)
+    words = ("restart", "hibernate", "force", "reason", "timeout", "text")
+    result = client.request("shutdown", **{name: getattr(args, name) for name in words})
     what = "restart" if args.restart else "hibernate" if args.hibernate else "power off"
     return _say(args, result, f"the guest agreed to {what}")
 
@@ -50,6 +55,9 @@ def copy(client: ControlClient, args: argparse.Namespace) -> int:
             overwrite=args.overwrite,
             create_path=args.create_path,
         )
+    except RemoteError as error:
+        hint = _COPY_HINTS.get(error.status)
+        raise HostError(f"{error}: {hint}" if hint else str(error)) from error
     finally:
         if shown:
             print("\r\033[K", end="", file=sys.stderr)
@@ -60,8 +68,8 @@ def copy(client: ControlClient, args: argparse.Namespace) -> int:
 
 
 def kvp(client: ControlClient, args: argparse.Namespace) -> int:
-    words = {name: getattr(args, name) for name in ("key", "value") if hasattr(args, name)}
-    result = client.request("kvp", action=args.action, pool=args.pool, **words)
+    words = {name: getattr(args, name, None) for name in ("action", "pool", "key", "value")}
+    result = client.request("kvp", **words)
     if (args.action == "get" and result["value"] is None) or result.get("removed") is False:
         print(f"hvring host: the guest has no key {args.key!r} in pool {args.pool}", file=sys.stderr)
         return 1

@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.WARNING, format=f"{prefix}%(message)s", stream=sys.stderr
     )
+    logging.getLogger("hvring.agent").setLevel(logging.ERROR)  # its events are printed below
     out = _Output(args.json, prefix)
     effects = Effects(
         real=args.real,

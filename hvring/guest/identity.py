@@ -25,7 +25,10 @@ _RETRY_SECONDS: Final = 300.0
 
 def canonical_name(host: str) -> str:
     """The fully qualified name of ``host`` by the resolver; may block for long; raises OSError."""
-    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
+    try:
+        found = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
+    except socket.gaierror:  # Linux stops here, but a host may well have IPv6 only
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_CANONNAME)
     return found[0][3] or host
 
 

@@ -46,9 +46,13 @@ class ControlClient:
     def request(
         self, verb: str, on_event: Callable[[dict[str, Any]], None] | None = None, **args: Any
     ) -> Any:
-        """The result of a verb; ``on_event`` gets what comes before. Raises RemoteError, EndpointError."""
+        """The result of a verb; ``on_event`` gets what comes before; arguments that are None are left out.
+
+        Raises RemoteError, EndpointError.
+        """
+        given = {name: value for name, value in args.items() if value is not None}
         try:
-            self._socket.sendall(json.dumps({"verb": verb, "args": args}).encode() + b"\n")
+            self._socket.sendall(json.dumps({"verb": verb, "args": given}).encode() + b"\n")
             for line in self._lines:
                 message = json.loads(line)
                 if "event" not in message:

@@ -72,24 +72,25 @@ class Link:
         if len(payload) <= self._tx.max_payload and not self._fits(len(payload)):
             self._room_credit = 1
             self._room = room = asyncio.Event()
-            while not self._fits(len(payload)):
-                room.clear()
-                try:
-                    async with asyncio.timeout(_ROOM_RECHECK):
-                        await room.wait()
-                except TimeoutError:
-                    pass
-            self._room = None
+            try:
+                while not self._fits(len(payload)):
+                    room.clear()
+                    try:
+                        async with asyncio.timeout(_ROOM_RECHECK):
+                            await room.wait()
+                    except TimeoutError:
+                        pass
+            finally:
+                self._room = None
+                self._fits(0)  # takes the request for a signal back
         self.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
 
     def signal(self) -> None:
         """Ring the guest's doorbell, needed or not."""
         if not self.open:
             return
-        try:
+        if _ready(self._offer.host_event, select.POLLOUT):  # else the guest filled the counter itself: it is awake
             os.eventfd_write(self._offer.host_event, 1)
-        except BlockingIOError:  # the guest filled the counter itself: it is awake
-            pass
 
     def unread(self) -> bool:
         """Did the guest leave something that was sent in the ring?"""
@@ -138,9 +139,7 @@ class Link:
             self._room.set()
 
     def _rung(self) -> bool:
-        poll = select.poll()
-        poll.register(self._offer.guest_event, select.POLLIN)
-        return bool(poll.poll(0))
+        return _ready(self._offer.guest_event, select.POLLIN)
 
     def _wake(self, again: bool = True) -> None:
         """One round: take the signals, mask, drain, account, arm; until arming finds nothing."""
@@ -191,3 +190,9 @@ class Link:
             self._credit = 0
             if excess:
                 self._needless(excess)
+
+
+def _ready(descriptor: int, event: int) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, event)
+    return bool(poll.poll(0))

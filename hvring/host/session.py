@@ -75,9 +75,7 @@ class Session:
         self.measure = Measure()
         self.background: Callable[[], Awaitable[None]] | None = None
         self.lock = asyncio.Lock()
-        self.tap: Callable[[Packet], None] | None = (
-            None  # gets every packet, unchecked, instead of this session
-        )
+        self.tap: Callable[[Packet], None] | None = None  # gets every packet instead of this session
         self._tell, self._drop = tell, drop
         self._ready = asyncio.Event()
         self._serial = 0
@@ -160,7 +158,7 @@ class Session:
     async def _negotiate(self) -> Negotiated:
         offer = NegotiateRequest(self.dialect.frameworks, self.dialect.versions)
         async with self.lock:
-            self.negotiated = None
+            link, self.negotiated = self.link, None
             self._ready.clear()
             try:
                 frame = Frame(MessageType.NEGOTIATE, offer.encode())
@@ -172,6 +170,8 @@ class Session:
                     raise ReplyError(f"{self.name}: negotiation: the guest {what}")
                 if reply.status:
                     self.accuse("negotiation", f"status {reply.status:#010x} in an answer that agrees")
+                if self.link is not link:  # the answer was the last thing it did
+                    raise NotReadyError(f"{self.name}: the guest left after negotiation")
             except (HostError, MessageError) as error:
                 self.failure = str(error)
                 if self.link is not None:
@@ -180,7 +180,7 @@ class Session:
             self.negotiated = Negotiated(agreed.framework, agreed.version)
             self.failure = None
             self._ready.set()
-            self.tell("negotiated", f"framework {agreed.framework}, version {agreed.version}")
+            self.tell("negotiated", f"negotiated framework {agreed.framework}, version {agreed.version}")
             return self.negotiated
 
     # ---------------------------------------------------------------------------------- asking

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import socket
@@ -31,6 +32,7 @@ from hvring.transport.listener import Listener
 from hvring.transport.virtual import Offer
 from hvring.vmbus import BY_CLASS, BY_NAME, SERVICE_NAMES
 
+_ACCEPT_AGAIN: Final = 0.2  # seconds
 _LAST_THAW: Final = 5.0  # seconds that a frozen guest has to answer a host that is leaving
 
 _log = logging.getLogger("hvring.host")
@@ -98,11 +100,10 @@ class VirtualHost:
         self._changed = asyncio.Event()  # replaced whenever a slot changes
         self._connections: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
-        self._acceptor: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> VirtualHost:
         self._listener = Listener(self.path, socket.SOCK_SEQPACKET)
-        self._acceptor = asyncio.create_task(self._accept(self._listener.socket))
+        self._listen()
         return self
 
     async def __aexit__(
@@ -112,10 +113,8 @@ class VirtualHost:
 
     async def close(self) -> None:
         """Thaw a frozen guest, take every channel back, remove the socket. May be called twice."""
-        if self._acceptor is not None:
-            self._acceptor.cancel()
-            await asyncio.wait([self._acceptor])
-            self._acceptor = None
+        if self._listener is not None and self._listener.socket.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._listener.socket)
         try:
             if self.vss.frozen:
                 try:
@@ -245,42 +244,49 @@ class VirtualHost:
 
     # ---------------------------------------------------------------------------------- connections
 
-    async def _accept(self, listening: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, _ = await loop.sock_accept(listening)
-            except OSError as error:  # no descriptors left: guests wait in the queue meanwhile
-                _log.error("cannot accept a guest: %s", error)
-                await asyncio.sleep(0.2)
-                continue
-            task = asyncio.create_task(self._attend(connection))
-            self._connections.add(task)
-            task.add_done_callback(self._attended)
+    def _listen(self) -> None:
+        if self._listener is not None and self._listener.socket.fileno() >= 0:
+            asyncio.get_running_loop().add_reader(self._listener.socket, self._accept, self._listener.socket)
 
-    def _attended(self, task: asyncio.Task[None]) -> None:
+    def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection, _ = listening.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:  # no descriptors left: guests wait in the queue meanwhile
+            _log.error("cannot accept a guest: %s", error)
+            loop.remove_reader(listening)
+            loop.call_later(_ACCEPT_AGAIN, self._listen)
+            return
+        connection.setblocking(False)
+        task = loop.create_task(self._attend(connection))
+        self._connections.add(task)
+        task.add_done_callback(functools.partial(self._attended, connection))
+
+    def _attended(self, connection: socket.socket, task: asyncio.Task[None]) -> None:
+        connection.close()
         self._connections.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("serving a guest failed: %r", error, exc_info=error)
 
     async def _attend(self, connection: socket.socket) -> None:
         """One connection, from its first datagram to its end."""
-        with connection:
-            request = await self._request(connection)
-            if request is None:
-                return
-            known = BY_NAME.get(request.service) or BY_CLASS.get(normal_guid(request.service))
-            if known is None:
-                self._refuse(connection, request.service, "there is no such service", retry=False)
-                return
-            slot = self._slots[known.name]
-            gone = asyncio.create_task(self._until_gone(connection, slot))
-            try:
-                if await self._take_turn(connection, slot, request, gone):
-                    await self._serve(connection, slot, gone)
-            finally:
-                gone.cancel()
-                await asyncio.wait([gone])
+        request = await self._request(connection)
+        if request is None:
+            return
+        known = BY_NAME.get(request.service) or BY_CLASS.get(normal_guid(request.service))
+        if known is None:
+            self._refuse(connection, request.service, "there is no such service", retry=False)
+            return
+        slot = self._slots[known.name]
+        gone = asyncio.create_task(self._until_gone(connection, slot))
+        try:
+            if await self._take_turn(connection, slot, request, gone):
+                await self._serve(connection, slot, gone)
+        finally:
+            gone.cancel()
+            await asyncio.wait([gone])
 
     async def _request(self, connection: socket.socket) -> OpenRequest | None:
         loop = asyncio.get_running_loop()
@@ -305,6 +311,7 @@ class VirtualHost:
         try:
             while data := await loop.sock_recv(connection, MAX_DATAGRAM):
                 slot.session.accuse("connection", f"a datagram of {len(data)} bytes after the request")
+                await asyncio.sleep(0)  # a guest that never stops must not have the loop to itself
         except OSError:
             pass
 

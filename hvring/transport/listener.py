@@ -28,10 +28,13 @@ class Listener:
         try:
             self.socket.setblocking(False)
             with _directory_lock(self.path):
-                _remove_stale(self.path, kind)
-                self.socket.bind(self.path)
-                os.chmod(self.path, 0o600)
+                unborn = _beside(self.path)
+                for name in (self.path, unborn):
+                    _remove_stale(name, kind)
+                self.socket.bind(unborn)
+                os.chmod(unborn, 0o600)
                 self.socket.listen(64)
+                os.rename(unborn, self.path)  # whoever sees the path can connect to it
                 self._identity = _identity(self.path)
         except OSError as error:
             self.socket.close()
@@ -56,6 +59,11 @@ class Listener:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _beside(path: str) -> str:
+    """A name in the same directory and of the same length, since those of sockets are limited."""
+    return path[:-1] + ("_" if path.endswith("~") else "~")
 
 
 def _identity(path: str) -> tuple[int, int]:

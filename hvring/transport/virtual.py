@@ -52,8 +52,8 @@ def connect(
     may succeed.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
-    pauses = _pauses()
-    while True:
+    last = _timed_out(path, service)
+    for pause in _pauses():
         try:
             with Handshake(path, service, wait=wait) as handshake:
                 channel = None
@@ -62,15 +62,15 @@ def connect(
                     channel = handshake.finish()
                 if channel is not None:
                     return channel
-        except EndpointUnavailableError:
-            if not wait or (deadline is not None and time.monotonic() >= deadline):
+        except EndpointUnavailableError as error:
+            if not wait:
                 raise
-        pause = next(pauses)
-        if deadline is not None:
-            pause = min(pause, max(0.0, deadline - time.monotonic()))
-            if not pause:
-                raise _timed_out(path, service)
-        time.sleep(pause)
+            last = error
+        left = pause if deadline is None else deadline - time.monotonic()
+        if left <= 0:
+            break
+        time.sleep(min(pause, left))
+    raise last
 
 
 async def connect_async(
@@ -178,8 +178,9 @@ class Offer:
             self._descriptors.append(memory)
             os.ftruncate(memory, 2 * self.ring_size)
             fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
-            for _ in range(2):
-                self._descriptors.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            self._descriptors.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+            # flags are shared with the guest, who may want to block on what it is woken by
+            self._descriptors.append(os.eventfd(0, os.EFD_CLOEXEC))
             self.memory = mmap.mmap(memory, 2 * self.ring_size)
         except OSError as error:
             self.close()

@@ -63,7 +63,9 @@ def test_the_answer_to_a_shutdown_comes_before_the_action(both) -> None:
 
         def act(order: ShutdownOrder) -> None:
             # the host's coroutine has not run yet, but its answer must already be on the ring
-            done.append("published" if pair.agent.stats()["shutdown"]["channel"]["packets_sent"] == 2 else "too early")
+            done.append(
+                "published" if pair.agent.stats()["shutdown"]["channel"]["packets_sent"] == 2 else "too early"
+            )
 
         async with both("shutdown", on_shutdown=act) as pair:
             await pair.host.shutdown.request(text="bye")
@@ -83,7 +85,9 @@ def test_a_service_that_is_switched_off_and_on_is_served_again_and_the_others_do
             await pair.host.wait_ready()
             assert await pair.host.kvp.get("kept") == "yes"
             assert pair.kinds("kvp") == [EventKind.OPENED, EventKind.NEGOTIATED, EventKind.RESCINDED] + [
-                EventKind.OPENED, EventKind.NEGOTIATED]
+                EventKind.OPENED,
+                EventKind.NEGOTIATED,
+            ]
             assert all(line["openings"] == 2 for line in pair.agent.stats().values())
 
     run(main())
@@ -94,7 +98,9 @@ def test_a_host_that_leaves_half_way_leaves_no_partial_file_and_no_freeze(both) 
         async with both("fcopy", "vss") as pair:
             started = asyncio.Event()
             copy = asyncio.create_task(
-                pair.host.fcopy.copy(bytes(1 << 22), str(pair.files), name="f", progress=lambda *_: started.set())
+                pair.host.fcopy.copy(
+                    bytes(1 << 22), str(pair.files), name="f", progress=lambda *_: started.set()
+                )
             )
             await started.wait()
             await pair.host.vss.freeze()

@@ -80,7 +80,11 @@ def recv_batches(channel: Channel, count: int, seed: int, largest: int) -> None:
         channel.wait()
         while got := channel.recv_batch(data, rows):
             ids = rows["transaction_id"][:got]
-            if int(ids[0]) != n or int(ids[-1]) != n + got - 1 or not (np.diff(ids.astype(np.int64)) == 1).all():
+            if (
+                int(ids[0]) != n
+                or int(ids[-1]) != n + got - 1
+                or not (np.diff(ids.astype(np.int64)) == 1).all()
+            ):
                 sys.exit(f"lost or doubled near packet {n}")
             used = int(rows["offset"][got - 1] + rows["length"][got - 1])
             start = int(starts[n % 64])
@@ -103,7 +107,7 @@ def echo(channel: Channel, count: int) -> None:
             waiting.pop(0)
             done += 1
         if done < count:
-            channel.wait(1.0 if waiting else None)
+            channel.wait()
             waiting += [(packet.transaction_id, packet.payload) for packet in channel]
 
 
@@ -119,7 +123,7 @@ def main() -> None:
     else:
         work[role](channel, *numbers)
     print(" ".join(f"{key}={value}" for key, value in channel.stats().items()), flush=True)
-    sys.stdin.read()     # stay until the other side has everything: our end is its rescind
+    sys.stdin.read()  # stay until the other side has everything: our end is its rescind
 
 
 if __name__ == "__main__":

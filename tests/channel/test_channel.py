@@ -95,7 +95,7 @@ def test_an_event_loop_that_arms_before_it_sleeps_misses_nothing(pair) -> None:
     assert readable(guest)
     guest.mask()
     assert guest.recv() is not None
-    host.send(b"2")                     # masked: no signal, but the event of the first is still there
+    host.send(b"2")  # masked: no signal, but the event of the first is still there
     assert guest.arm() == 32
     assert not readable(guest)
     assert guest.recv() is not None
@@ -144,6 +144,10 @@ def test_a_writer_that_waits_is_woken_by_the_reader_not_by_the_clock(pair) -> No
     host.recv()
     assert readable(guest)
     assert host.stats()["room_signals_sent"] == 1
+    assert guest.wait(10) is True, "ends by the room that was asked for"
+    guest.send(bytes(1000))
+    assert guest.wait(0) is False
+    host.recv()
     assert guest.want_room(1000) is True
 
 

@@ -129,10 +129,10 @@ def kind(value: str | int) -> int:
 
 
 class Guest:
-    """Attaches, answers everything from the book on the event loop; ``async with Guest(path, "kvp") as guest:``.
+    """Attaches, and answers everything from the book on the event loop: ``async with Guest(path, "kvp")``.
 
-    ``twist(payload)`` may change an answer that is not to a negotiation. ``hold`` lists packets, unanswered, while it
-    is not None. ``reply`` may be replaced to send answers in another way.
+    ``twist(payload)`` may change an answer that is not to a negotiation. ``hold`` lists packets, unanswered,
+    while it is not None. ``reply`` may be replaced to send answers in another way.
     """
 
     def __init__(self, path: str, service: str, *, book: Book | None = None, wait: bool = False) -> None:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import random
 import signal
@@ -231,7 +232,7 @@ async def test_a_guest_that_is_killed_at_any_moment_leaves_the_host_serving(path
 
 
 async def test_a_guest_in_another_thread_is_never_accused_of_needless_signals(path):
-    """The rule leaves no room between the two sides' steps: answer as fast as it goes, one by one and in bursts."""
+    """Neither side's steps wait for the other's: answer as fast as it goes, one by one and in bursts."""
     exchanges, bursts, burst = 1500, 60, 40
 
     def serve() -> None:
@@ -356,6 +357,23 @@ async def test_ending_rescinds_every_channel_and_removes_the_socket(path):
     await host.close()
 
 
+async def test_guests_that_come_and_go_leave_nothing_open(path):
+    def descriptors() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    async with VirtualHost(path) as host:
+        before = descriptors()
+        for _ in range(10):
+            async with Guest(path, "kvp"), Guest(path, "vss"):
+                await host.wait_ready("kvp", "vss")
+                await host.kvp.set("k", "v")
+            await host.wait_detached("kvp")
+            await host.wait_detached("vss")
+        while descriptors() > before:  # the connections' own ends come a moment later
+            await asyncio.sleep(0)
+
+
 async def test_a_host_ends_while_a_guest_waits(path):
     async with VirtualHost(path, ["vss"]) as host:
         waiting = asyncio.create_task(connect_async(path, "kvp", wait=True, timeout=None))
@@ -387,7 +405,7 @@ async def test_events_tell_the_story_of_a_guest_and_a_bad_listener_harms_nobody(
         await host.wait_detached("kvp")
     assert events == [
         ("attached", "kvp: a guest attached"),
-        ("negotiated", "kvp: framework 3.0, version 4.0"),
+        ("negotiated", "kvp: negotiated framework 3.0, version 4.0"),
         ("detached", "kvp: the guest detached"),
     ]
 

@@ -32,7 +32,9 @@ class Model:
     def peek(self, at: int, n: int) -> bytes:
         return bytes(self.memory[CONTROL + (at + i) % self.size] for i in range(n))
 
-    def send(self, payload: bytes, transaction_id: int = 0, packet_type: int = 6, flags: int = 0) -> bool | None:
+    def send(
+        self, payload: bytes, transaction_id: int = 0, packet_type: int = 6, flags: int = 0
+    ) -> bool | None:
         """None: full.  Else whether the reader must be signalled."""
         body = struct.pack("<HHHHQ", packet_type, 2, 0, flags, transaction_id) + payload
         body += bytes(-len(body) % 8)

@@ -94,7 +94,7 @@ def test_impossible_indices_are_refused_at_the_start(end, write: int, read: int)
     struct.pack_into("<II", memory, 0, write, read)
     with pytest.raises(RingCorruptError):
         end(memory)
-    memory.append(0)   # the failed constructor holds no buffer
+    memory.append(0)  # the failed constructor holds no buffer
 
 
 def test_a_pending_size_beyond_the_ring_asks_for_all_of_it(ends) -> None:
@@ -117,7 +117,7 @@ def test_a_ring_of_noise_raises_or_yields_bounded_packets(ends) -> None:
         guard = bytes(memory)
         indices = [rng.randrange(0, 20) * 8, rng.randrange(0, 20) * 8]
         struct.pack_into("<II", memory, 0, *indices)
-        if rng.random() < 0.5:   # plausible lengths get deeper
+        if rng.random() < 0.5:  # plausible lengths get deeper
             at = DATA + indices[1] % 128
             memory[at : at + 8] = struct.pack("<HHHH", 6, rng.randrange(4), rng.randrange(20), 0)[: 4224 - at]
         try:

@@ -19,7 +19,9 @@ def test_a_packet_on_the_wire_is_byte_for_byte_the_protocols(ends) -> None:
     memory, producer, _ = ends(start=64)
     producer.send(b"hello", transaction_id=0x1122334455667788, packet_type=6, flags=1)
     wire = bytes(memory[4096 + 64 : 4096 + 64 + 32])
-    assert wire == struct.pack("<HHHHQ", 6, 2, 3, 1, 0x1122334455667788) + b"hello\0\0\0" + struct.pack("<II", 0, 64)
+    assert wire == struct.pack("<HHHHQ", 6, 2, 3, 1, 0x1122334455667788) + b"hello\0\0\0" + struct.pack(
+        "<II", 0, 64
+    )
     assert struct.unpack_from("<II", memory) == (96, 64)
 
 
@@ -47,7 +49,7 @@ def test_a_packet_wraps_at_any_word(start: int, n: int, ends) -> None:
 def test_the_ring_is_never_filled_exactly(start: int, ends) -> None:
     _, producer, consumer = ends(128, start)
     with pytest.raises(RingFullError):
-        producer.send(bytes(128 - 24))     # would make write_index == read_index
+        producer.send(bytes(128 - 24))  # would make write_index == read_index
     assert producer.max_payload == 128 - 24 - 8
     assert producer.send(bytes(producer.max_payload)) is True
     assert producer.free == 8
@@ -81,7 +83,7 @@ def test_a_signal_is_due_only_from_empty_to_not_empty_and_unmasked(ends) -> None
     assert producer.send(b"1") is True
     assert producer.send(b"2") is False
     consumer.recv()
-    assert producer.send(b"3") is False     # one is still unread
+    assert producer.send(b"3") is False  # one is still unread
     consumer.recv()
     consumer.recv()
     consumer.mask()
@@ -119,11 +121,11 @@ def test_a_batch_sends_what_fits_and_takes_back_what_fails(ends) -> None:
 def test_flow_control_wakes_the_writer_once_there_is_more_than_it_asked_for(ends) -> None:
     memory, producer, consumer = ends(256)
     for _ in range(3):
-        producer.send(bytes(40))            # 64 bytes each: 64 free
+        producer.send(bytes(40))  # 64 bytes each: 64 free
     assert producer.want_room(40) is False
     assert struct.unpack_from("<I", memory, 12) == (64,)
     consumer.recv()
-    assert consumer.take_signal() is True   # 128 free, strictly more than 64
+    assert consumer.take_signal() is True  # 128 free, strictly more than 64
     assert producer.want_room(40) is True
     assert struct.unpack_from("<I", memory, 12) == (0,)
     assert consumer.take_signal() is False
@@ -168,7 +170,7 @@ def test_every_type_can_be_asked_for(ends) -> None:
 
 def test_an_extended_descriptor_is_no_part_of_the_payload(ends) -> None:
     memory, _, consumer = ends(128, 112)
-    struct.pack_into("<HHHHQ", memory, 4096 + 112, 6, 4, 5, 0, 9)      # 16 more header bytes, 8 of payload
+    struct.pack_into("<HHHHQ", memory, 4096 + 112, 6, 4, 5, 0, 9)  # 16 more header bytes, 8 of payload
     memory[4096 : 4096 + 24] = bytes(16) + b"payload!"
     struct.pack_into("<I", memory, 0, (112 + 48) % 128)
     assert consumer.recv().payload == b"payload!"
@@ -283,9 +285,18 @@ def test_closing_needs_the_views_released_and_ends_everything(ends) -> None:
     producer.close()
     producer.close()
     consumer.close()
-    memory.append(0)    # no buffer is exported any more
-    for use in (lambda: producer.send(b""), lambda: producer.free, lambda: producer.claim(1), lambda: consumer.recv(),
-                lambda: consumer.available, consumer.arm, consumer.views, consumer.mask, lambda: producer.want_room(1)):
+    memory.append(0)  # no buffer is exported any more
+    for use in (
+        lambda: producer.send(b""),
+        lambda: producer.free,
+        lambda: producer.claim(1),
+        lambda: consumer.recv(),
+        lambda: consumer.available,
+        consumer.arm,
+        consumer.views,
+        consumer.mask,
+        lambda: producer.want_room(1),
+    ):
         with pytest.raises(RingError, match="closed"):
             use()
 

@@ -45,6 +45,12 @@ def test_a_live_socket_is_left_alone(tmp_path, kind):
             guest.connect(path)
 
 
+def test_what_a_start_that_was_interrupted_left_is_replaced(tmp_path):
+    leave_stale(str(tmp_path / "soc~"))
+    with Listener(tmp_path / "sock", socket.SOCK_SEQPACKET):
+        assert os.listdir(tmp_path) == ["sock"]
+
+
 def test_another_file_is_left_alone(tmp_path):
     path = tmp_path / "file"
     path.write_text("precious")

@@ -249,6 +249,11 @@ def test_a_host_that_never_answers_is_given_up(host):
         connect(host.path, "kvp", timeout=0.1)
 
 
+def test_a_caller_that_waited_in_vain_is_told_the_last_refusal(tmp_path):
+    with pytest.raises(EndpointUnavailableError, match="no virtual host"):
+        connect(tmp_path / "nothing", "kvp", timeout=0.1, wait=True)
+
+
 def test_no_host_at_all_says_how_to_start_one(tmp_path):
     with pytest.raises(EndpointUnavailableError, match="hvring host --socket"):
         connect(tmp_path / "nothing", "kvp")

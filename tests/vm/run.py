@@ -112,18 +112,24 @@ def _boot(
     return rows
 
 
-def _run(cache: Cache, arguments: argparse.Namespace, out: Path) -> int:
+def _run(cache: Cache, arguments: argparse.Namespace) -> int:
     chosen = [scenarios.read(name) for name in arguments.scenario or scenarios.names()]
     with cache.locked():
         parts = _parts(cache, arguments.wheel)
         guests = [_guest(cache, wanted) for wanted in arguments.kernel or [_OUTER_KERNEL]]
+    out = (arguments.out or Path(tempfile.mkdtemp(prefix="hvring-lab-"))).resolve()
     rows: list[Row] = []
     for kernel in guests:
         for group in scenarios.boots(chosen):
             rows += _boot(parts, kernel, group, out, arguments.verbose)
     (out / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
     print("\n" + render(rows))
-    return int(any(row.status == "FAILED" for row in rows))
+    failed = any(row.status == "FAILED" for row in rows)
+    if arguments.out or arguments.keep or failed:
+        print(f"logs and results: {out}")
+    else:
+        shutil.rmtree(out)
+    return int(failed)
 
 
 def main() -> int:
@@ -136,19 +142,13 @@ def main() -> int:
         if arguments.list_kernels:
             print("\n".join(kernels.served(cache)))
             return 0
-        out = arguments.out or Path(tempfile.mkdtemp(prefix="hvring-lab-"))
-        status = _run(cache, arguments, out.resolve())
+        return _run(cache, arguments)
     except UnavailableError as error:
         print(f"skipped: {error}")
         return _UNAVAILABLE
     except wheel.WheelError as error:
         print(f"{error}\nFAILED: this tree does not build for the guest's Python")
         return 1
-    if arguments.out or arguments.keep or status:
-        print(f"logs and results: {out}")
-    else:
-        shutil.rmtree(out)
-    return status
 
 
 if __name__ == "__main__":

@@ -164,8 +164,6 @@ class Archive:
 def _run(command: Sequence[str], cwd: Path | None) -> str:
     done = subprocess.run(command, cwd=cwd, env=dict(os.environ, LC_ALL="C"), capture_output=True, text=True)
     if done.returncode:
-        words = [
-            line for line in done.stderr.splitlines() if line.startswith("E:")
-        ] or done.stderr.splitlines()[-3:]
-        raise UnavailableError(f"{command[0]} {' '.join(command[-2:])}: {' '.join(words)}")
+        errors = [line for line in done.stderr.splitlines() if line.startswith("E:")] or ["no reason given"]
+        raise UnavailableError(f"{command[0]} {' '.join(command[-2:])}: {errors[0]}")
     return done.stdout

@@ -1,0 +1,381 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pool files: their bytes, their locks, and what other programs and crashes may have left in them."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hvring.errors import EffectError
+from hvring.guest.identity import DomainName, Identity
+from hvring.guest.pools import RECORD_SIZE, Pool, PoolLimitError, PoolStore
+
+ROOT = Path(__file__).parents[2]
+
+
+def record(key: str | bytes, value: str | bytes) -> bytes:
+    raw_key = key.encode() if isinstance(key, str) else key
+    raw_value = value.encode() if isinstance(value, str) else value
+    return raw_key.ljust(512, b"\0") + raw_value.ljust(2048, b"\0")
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Pool:
+    return Pool(tmp_path / ".kvp_pool_0")
+
+
+texts = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=40)
+keys = st.sampled_from(["", "a", "b", "ab", "ключ", "\U0001f511"]) | texts
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("set"), keys, texts),
+        st.tuples(st.just("delete"), keys, st.just("")),
+        st.tuples(st.just("get"), keys, st.just("")),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(steps=steps)
+def test_a_pool_is_a_dict_and_its_file_the_records_in_order(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str]]
+) -> None:
+    path = tmp_path_factory.mktemp("pool") / "file"
+    pool = Pool(path)
+    model: dict[str, str] = {}
+    for what, key, value in steps:
+        if what == "set":
+            pool.set(key, value)
+            model[key] = value
+        elif what == "delete":
+            assert pool.delete(key) == (model.pop(key, None) is not None)
+        else:
+            assert pool.get(key) == model.get(key)
+        assert pool.items() == list(model.items())
+        image = path.read_bytes() if path.exists() else b""
+        assert image == b"".join(record(*item) for item in model.items())
+    assert len(pool) == len(model)
+    assert [pool.record(i) for i in range(len(model) + 1)] == [*model.items(), None]
+    assert pool.record(-1) is None
+
+
+def test_a_missing_file_is_an_empty_pool(pool: Pool) -> None:
+    assert (len(pool), pool.get("a"), pool.record(0), pool.items()) == (0, None, None, [])
+    assert not pool.delete("a")
+    assert not os.path.exists(pool.path)
+
+
+def test_the_largest_key_and_value_fit_and_one_byte_more_does_not(pool: Pool) -> None:
+    pool.set("k" * 511, "v" * 2047)
+    assert pool.get("k" * 511) == "v" * 2047
+    for key, value in (("k" * 512, ""), ("é" * 256, ""), ("k", "v" * 2048), ("a\0b", ""), ("k", "\0")):
+        with pytest.raises(PoolLimitError):
+            pool.set(key, value)
+    for lone in ("\ud800", "\udc80"):
+        with pytest.raises(PoolLimitError):
+            pool.set("k", lone)
+    assert len(pool) == 1
+
+
+def test_the_limits_are_effect_errors_and_value_errors() -> None:
+    assert issubclass(PoolLimitError, EffectError)
+    assert issubclass(PoolLimitError, ValueError)
+
+
+def test_a_full_pool_still_takes_new_values_for_its_keys(tmp_path: Path) -> None:
+    pool = Pool(tmp_path / "pool", max_records=2)
+    pool.set("a", "1")
+    pool.set("b", "2")
+    with pytest.raises(PoolLimitError, match="full"):
+        pool.set("c", "3")
+    pool.set("a", "4")
+    assert pool.items() == [("a", "4"), ("b", "2")]
+
+
+def test_a_shorter_value_leaves_nothing_of_the_longer_one(pool: Pool) -> None:
+    pool.set("k", "a long secret")
+    pool.set("k", "x")
+    assert Path(pool.path).read_bytes() == record("k", "x")
+
+
+def test_only_the_record_that_changes_is_written(pool: Pool) -> None:
+    strange = record(b"k1\0stale", b"v1\0stale") + record("k2", "v2") + record(b"k3\0stale", b"v3")
+    Path(pool.path).write_bytes(strange)
+    inode = os.stat(pool.path).st_ino
+    pool.set("k2", "new")
+    image = Path(pool.path).read_bytes()
+    assert image == strange[:RECORD_SIZE] + record("k2", "new") + strange[2 * RECORD_SIZE :]
+    assert os.stat(pool.path).st_ino == inode
+
+
+def test_of_equal_keys_the_first_counts(pool: Pool) -> None:
+    Path(pool.path).write_bytes(record("k", "1") + record("k", "2"))
+    assert pool.get("k") == "1"
+    pool.set("k", "3")
+    assert pool.items() == [("k", "3"), ("k", "2")]
+    assert pool.delete("k")
+    assert pool.items() == [("k", "2")]
+
+
+@pytest.mark.parametrize("torn", [1, 511, 512, 2559])
+def test_a_torn_record_at_the_end_is_not_seen_and_is_repaired_by_the_next_change(
+    pool: Pool, torn: int
+) -> None:
+    path = Path(pool.path)
+    path.write_bytes(record("a", "1") + record("torn", "x" * 2047)[:torn])
+    assert (len(pool), pool.record(1), pool.get("torn")) == (1, None, None)
+    pool.set("a", "2")
+    assert path.read_bytes() == record("a", "2")
+    path.write_bytes(record("a", "1") + record("torn", "x" * 2047)[:torn])
+    pool.set("b", "2")
+    assert path.read_bytes() == record("a", "1") + record("b", "2")
+    path.write_bytes(record("a", "1") + record("torn", "x" * 2047)[:torn])
+    assert pool.delete("a")
+    assert path.read_bytes() == b""
+
+
+def test_hostile_records_are_read_without_reading_too_far(pool: Pool) -> None:
+    Path(pool.path).write_bytes(b"K" * 512 + b"V" * 2048 + record(b"\xff\xfe", b"\xc3") + record("ok", "1"))
+    assert pool.items() == [("K" * 512, "V" * 2048), ("\ufffd\ufffd", "\ufffd"), ("ok", "1")]
+    assert pool.get("ok") == "1"
+
+
+def test_changes_of_another_program_are_seen_at_once(pool: Pool) -> None:
+    pool.set("k", "0")
+    assert pool.get("k") == "0"
+    for n in range(1, 200):  # same size, and far more often than the time stamp of the file changes
+        with open(pool.path, "r+b") as file:
+            file.write(record("k", str(n)))
+        assert pool.get("k") == str(n)
+
+
+def test_an_unchanged_file_is_not_read_again(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.set("k", "v")
+    os.utime(pool.path, ns=(0, 0))  # long ago: it cannot have changed since under the same stamp
+    assert pool.get("k") == "v"
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *_, **__: pytest.fail("opened"))
+        assert pool.get("k") == "v"
+        assert pool.record(0) == ("k", "v")
+    os.utime(pool.path, ns=(0, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pool.get("k")
+
+
+def test_a_file_that_was_replaced_or_removed_is_noticed(pool: Pool) -> None:
+    pool.set("k", "1")
+    assert pool.get("k") == "1"
+    replacement = Path(pool.path + ".new")
+    replacement.write_bytes(record("k", "2"))
+    replacement.rename(pool.path)
+    assert pool.get("k") == "2"
+    os.unlink(pool.path)
+    assert pool.get("k") is None
+    pool.set("k", "3")
+    assert Path(pool.path).read_bytes() == record("k", "3")
+
+
+def test_files_get_linux_modes_whatever_the_umask_and_keep_stricter_ones(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        store = PoolStore(tmp_path / "hyperv")
+        store.create()
+    finally:
+        os.umask(before)
+    assert os.stat(tmp_path / "hyperv").st_mode & 0o777 == 0o755
+    files = sorted(os.listdir(tmp_path / "hyperv"))
+    assert files == [f".kvp_pool_{n}" for n in range(5)]
+    assert {os.stat(tmp_path / "hyperv" / name).st_mode & 0o777 for name in files} == {0o644}
+    secret = tmp_path / "hyperv" / ".kvp_pool_0"
+    secret.chmod(0o600)
+    store.set(0, "k", "v")
+    store.create()
+    assert os.stat(secret).st_mode & 0o777 == 0o600
+
+
+def test_a_store_keeps_its_pools_apart_and_refuses_others(tmp_path: Path) -> None:
+    store = PoolStore(tmp_path / "made" / "on demand")
+    for number in range(5):
+        store.set(number, "k", str(number))
+    assert [store.get(number, "k") for number in range(5)] == list("01234")
+    assert store.record(3, 0) == ("k", "3")
+    assert store.delete(3, "k")
+    assert not store.delete(3, "k")
+    for number in (-1, 5, 255):
+        with pytest.raises(EffectError, match="no pool"):
+            store.get(number, "k")
+
+
+def test_a_store_makes_the_automatic_keys_up(tmp_path: Path) -> None:
+    identity = Identity(domain_name=DomainName(lambda host: f"{host}.example.test"))
+    store = PoolStore(tmp_path, identity=identity)
+    assert len(store.automatic()) == 10
+    assert store.ip_info("no such MAC") is None
+    assert not store.adapter("{00000000-0000-0000-0000-000000000000}")
+
+
+def test_a_file_that_cannot_be_used_is_an_effect_error(tmp_path: Path) -> None:
+    os.mkdir(tmp_path / "directory")
+    pool = Pool(tmp_path / "directory")
+    with pytest.raises(EffectError, match="directory"):
+        pool.set("k", "v")
+    with pytest.raises(EffectError, match="No such file"):
+        Pool(tmp_path / "missing" / "pool").set("k", "v")
+    (tmp_path / "link").symlink_to(tmp_path / "missing" / "pool")
+    with pytest.raises(EffectError):
+        Pool(tmp_path / "link").set("k", "v")
+
+
+# Locks: each of these programs knows only one of the two families.
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+getattr(fcntl, {"flock": "flock", "fcntl": "lockf"}[sys.argv[2]])(file, getattr(fcntl, sys.argv[3]))
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture(params=["flock", "fcntl"])
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.mark.parametrize("mode", ["LOCK_EX", "LOCK_SH"])
+def test_another_programs_lock_of_either_family_is_waited_for_but_not_for_ever(
+    tmp_path: Path, family: str, mode: str
+) -> None:
+    pool = Pool(tmp_path / "pool", patience=0.05)
+    pool.set("k", "1")
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, pool.path, family, mode], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(EffectError, match="locked by another program"):
+            pool.set("k", "2")
+        if mode == "LOCK_EX":
+            with pytest.raises(EffectError, match="locked by another program"):
+                pool.get("k")
+        else:
+            assert pool.get("k") == "1"
+        patient = Pool(pool.path, patience=60)
+        waiting = threading.Thread(target=patient.set, args=("k", "3"))
+        waiting.start()
+    finally:
+        holder.communicate()
+    waiting.join(60)
+    assert pool.get("k") == "3"
+
+
+def test_a_program_with_a_lock_of_either_family_is_kept_out_while_a_record_is_written(
+    tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = Pool(tmp_path / "pool")
+    pool.set("k", "1")
+    pool.set("l", "1")
+    attempts: list[str] = []
+    attempt = (
+        "import fcntl, sys; file = open(sys.argv[1], 'r+b')\n"
+        "try: getattr(fcntl, {'flock': 'flock', 'fcntl': 'lockf'}[sys.argv[2]])"
+        "(file, fcntl.LOCK_EX | fcntl.LOCK_NB); print('got it')\n"
+        "except BlockingIOError: print('kept out')"
+    )
+    really_write = os.pwrite
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        # Another descriptor of the file is opened and closed: a plain POSIX lock would be lost by that.
+        os.close(os.open(pool.path, os.O_RDONLY))
+        command = [sys.executable, "-c", attempt, pool.path, family]
+        attempts.append(subprocess.check_output(command, text=True).strip())
+        return really_write(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    pool.set("k", "2")
+    pool.delete("k")
+    assert attempts == ["kept out", "kept out"]
+    monkeypatch.undo()
+    command = [sys.executable, "-c", attempt, pool.path, family]
+    assert subprocess.check_output(command, text=True).strip() == "got it"
+
+
+WRITER = """
+import sys
+from hvring.guest.pools import Pool
+pool, name, rounds = Pool(sys.argv[1], patience=60), sys.argv[2], int(sys.argv[3])
+for n in range(rounds):
+    pool.set(f"{name}{n}", name * 100)
+    pool.set("shared", name * 2000)
+    if n % 3 == 0:
+        pool.delete(f"{name}{n}")
+"""
+
+
+def test_two_processes_and_a_reader_share_a_pool(tmp_path: Path) -> None:
+    rounds = 60
+    pool = Pool(tmp_path / "pool", patience=60)
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WRITER, pool.path, name, str(rounds)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )
+        for name in "ab"
+    ]
+    while any(writer.poll() is None for writer in writers):
+        items = pool.items()
+        assert len({key for key, _ in items}) == len(items)
+        assert dict(items).get("shared", "a" * 2000) in ("a" * 2000, "b" * 2000)
+    assert [writer.wait() for writer in writers] == [0, 0]
+    expected = {f"{name}{n}": name * 100 for name in "ab" for n in range(rounds) if n % 3}
+    found = dict(pool.items())
+    assert found.pop("shared") in ("a" * 2000, "b" * 2000)
+    assert found == expected
+    assert os.stat(pool.path).st_size == (len(expected) + 1) * RECORD_SIZE
+
+
+def test_threads_may_share_a_pool_and_may_not_lose_each_others_writes(tmp_path: Path) -> None:
+    path = tmp_path / "pool"
+    shared = Pool(path, patience=60)
+
+    def work(name: str, pool: Pool) -> None:
+        for n in range(40):
+            pool.set(f"{name}{n}", name)
+
+    threads = [threading.Thread(target=work, args=(name, shared)) for name in "ab"]
+    threads += [threading.Thread(target=work, args=(name, Pool(path, patience=60))) for name in "cd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert dict(shared.items()) == {f"{name}{n}": name for name in "abcd" for n in range(40)}
+
+
+def test_a_full_disk_is_told_as_such(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool.set("k", "v")
+
+    def no_space(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", no_space)
+    with pytest.raises(EffectError) as caught:
+        pool.set("k", "w")
+    assert caught.value.status == 0x80070070
+    monkeypatch.undo()
+    assert pool.get("k") == "v"
+
+
+def test_the_record_size_is_the_one_of_the_in_tree_daemon() -> None:
+    assert struct.calcsize("512s2048s") == RECORD_SIZE == 2560
