@@ -21,7 +21,9 @@ log = logging.getLogger("hvring.agent")
 Opener = Callable[[str], Awaitable[Channel]]
 """Opens the channel of the service with this name, waiting until the host offers it."""
 
-_FIRST_PAUSE: Final = 0.05  # seconds before a channel that broke at once is opened again; doubles up to the last
+_FIRST_PAUSE: Final = (
+    0.05  # seconds before a channel that broke at once is opened again; doubles up to the last
+)
 _LAST_PAUSE: Final = 5.0
 _SETTLED: Final = 1.0  # seconds that a channel must have lived to count as good
 
@@ -67,7 +69,9 @@ class Agent:
         """Begin to serve.  Returns at once; see :meth:`wait_open`.  RuntimeError when it was started before."""
         if self._tasks:
             raise RuntimeError("this agent was started before")
-        self._tasks = [asyncio.create_task(line.run(), name=f"hvring-{name}") for name, line in self._lines.items()]
+        self._tasks = [
+            asyncio.create_task(line.run(), name=f"hvring-{name}") for name, line in self._lines.items()
+        ]
 
     async def stop(self) -> None:
         """Close every channel; each service undoes what is half done (thaws, removes partial files)."""

@@ -70,7 +70,9 @@ class Exchange:
             self.channel.send(reply.payload, transaction_id=transaction_id)
         except PacketTooLargeError:
             self.dropped += 1
-            log.error("%s: an answer of %d bytes does not fit into the ring", self.service.name, len(reply.payload))
+            log.error(
+                "%s: an answer of %d bytes does not fit into the ring", self.service.name, len(reply.payload)
+            )
         except RingFullError:
             if not self.channel.want_room(len(reply.payload)):
                 return False

@@ -216,7 +216,7 @@ cdef class Channel:
         return 0
 
     cdef int poll(self, double deadline) except -1:
-        """Sleep until the doorbell rings (1), the other side is gone (2) or time is over (0); deadline < 0: for ever."""
+        """Sleep until the doorbell rings (1), the other side is gone (2), time is over (0); deadline < 0: never."""
         cdef pollfd p[2]
         cdef int n, milliseconds
         cdef double left
@@ -470,7 +470,8 @@ cdef class Channel:
     def wait(self, timeout=None) -> bool:
         """Sleep until there is something to receive: True; False when ``timeout`` seconds passed.
 
-        After ``want_room`` it also ends, with True, when that room is there.  Raises ChannelRescindedError when the other side is gone and everything it sent was read.
+        After ``want_room`` it also ends, with True, when that room is there.  Raises ChannelRescindedError when the
+        other side is gone and everything it sent was read.
         """
         cdef double deadline = -1 if timeout is None else now() + <double>timeout
         cdef int64_t rung

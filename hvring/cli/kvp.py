@@ -19,7 +19,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "kvp",
         help="read and write the key-value pools of this machine",
         description="Reads and writes the pool files that the KVP service shares with the host. Pool 0 (external) is "
-        "written by the host's administrator, pool 1 (guest) by this machine, pool 3 by the host; pool 2 is made up on demand.",
+        "written by the host's administrator, pool 1 (guest) by this machine, pool 3 by the host; pool 2 is made up "
+        "on demand.",
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     for verb, words, summary in (
@@ -33,7 +34,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
             one.add_argument(word)
         default = "guest" if verb in ("set", "delete") else "external"
         one.add_argument(
-            "--pool", type=_pool, default=POOLS[default], metavar="POOL",
+            "--pool",
+            type=_pool,
+            default=POOLS[default],
+            metavar="POOL",
             help=f"0 to 4, or {', '.join(POOLS)}; default: {default}",
         )
         one.add_argument("--pool-dir", metavar="DIR", default=DIRECTORY, help=f"default: {DIRECTORY}")
@@ -63,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
             return 0
     elif store.delete(args.pool, args.key):
         return 0
-    print(f"hvring kvp: no key {args.key!r} in pool {args.pool}; see: hvring kvp list --pool {args.pool}", file=sys.stderr)
+    print(
+        f"hvring kvp: no key {args.key!r} in pool {args.pool}; see: hvring kvp list --pool {args.pool}",
+        file=sys.stderr,
+    )
     return 1
 
 

@@ -37,9 +37,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Serves the host until it is stopped by SIGINT or SIGTERM. Over a virtual host, effects on this "
         "machine (freeze, power, clock) are rehearsed unless --real is given.",
     )
-    parser.add_argument("services", nargs="*", metavar="SERVICE", help=f"of {', '.join(SERVICE_NAMES)}; default: all")
+    parser.add_argument(
+        "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(SERVICE_NAMES)}; default: all"
+    )
     parser.add_argument("--virtual", metavar="PATH", required=True, help="the socket of a virtual host")
-    parser.add_argument("--real", action="store_true", help="mean it: really freeze, power off, set the clock")
+    parser.add_argument(
+        "--real", action="store_true", help="mean it: really freeze, power off, set the clock"
+    )
     parser.add_argument("--pool-dir", metavar="DIR", help=f"the KVP pool files; with --real: {DIRECTORY}")
     parser.add_argument(
         "--allow",
@@ -50,9 +54,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("--set-clock", action="store_true", help="let the host's SYNC set the clock")
     states = [state.name.lower() for state in ApplicationState]
-    parser.add_argument("--health", choices=states, help="the application health to report with each heartbeat")
+    parser.add_argument(
+        "--health", choices=states, help="the application health to report with each heartbeat"
+    )
     parser.add_argument("--health-file", metavar="FILE", help="read the health from FILE at each heartbeat")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line: events, and the numbers at the end")
+    parser.add_argument(
+        "--json", action="store_true", help="one JSON object a line: events, and the numbers at the end"
+    )
     parser.add_argument("--verbose", "-v", action="store_true", help="log what is done")
     parser.set_defaults(run=run)
 
@@ -61,11 +69,16 @@ def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
     unknown = [name for name in args.services if name not in SERVICE_NAMES]
     if unknown:
-        print(f"hvring run: no service is called {unknown[0]!r}; there are {', '.join(SERVICE_NAMES)}", file=sys.stderr)
+        print(
+            f"hvring run: no service is called {unknown[0]!r}; there are {', '.join(SERVICE_NAMES)}",
+            file=sys.stderr,
+        )
         return 2
     prefix = "" if args.real else REHEARSAL
     logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.WARNING, format=f"{prefix}%(message)s", stream=sys.stderr
+        level=logging.DEBUG if args.verbose else logging.WARNING,
+        format=f"{prefix}%(message)s",
+        stream=sys.stderr,
     )
     logging.getLogger("hvring.agent").setLevel(logging.ERROR)  # its events are printed below
     out = _Output(args.json, prefix)
@@ -78,8 +91,11 @@ def run(args: argparse.Namespace) -> int:
         on_shutdown=out.shutdown,
     )
     services = standard_services(effects, args.services or SERVICE_NAMES)
-    out.say(serving=[service.name for service in services], pools=os.fspath(effects.pool_directory),
-            allow=[os.fspath(path) for path in effects.allow])
+    out.say(
+        serving=[service.name for service in services],
+        pools=os.fspath(effects.pool_directory),
+        allow=[os.fspath(path) for path in effects.allow],
+    )
     from hvring.transport.virtual import connect_async
 
     opener: Opener = partial(connect_async, args.virtual, timeout=None, wait=True)
@@ -119,7 +135,9 @@ class _Output:
         if self._json:
             print(json.dumps({"rehearsal": bool(self._prefix), **fields}), flush=True)
         else:
-            words = "  ".join(f"{key}: {_words(value)}" for key, value in fields.items() if value not in ("", [], None))
+            words = "  ".join(
+                f"{key}: {_words(value)}" for key, value in fields.items() if value not in ("", [], None)
+            )
             print(f"{self._prefix}{words}", flush=True)
 
     def event(self, event: Event) -> None:
@@ -129,8 +147,13 @@ class _Output:
             print(f"{self._prefix}{event.service}: {event.kind.value} {event.detail}".rstrip(), flush=True)
 
     def shutdown(self, order: ShutdownOrder) -> None:
-        fields = {"action": order.action.value, "force": order.force, "reason": f"{order.reason:#010x}",
-                  "timeout": order.timeout, "text": order.text}
+        fields = {
+            "action": order.action.value,
+            "force": order.force,
+            "reason": f"{order.reason:#010x}",
+            "timeout": order.timeout,
+            "text": order.text,
+        }
         self._orders.append(fields)
         if self._json:
             self.say(event="order", service="shutdown", **fields)

@@ -224,6 +224,7 @@ class _Hold:
         elif what != guardian.THAWED:
             raise EffectError("the guardian thawed everything before it was asked to")
         if error:
+            self._is_stuck = True  # the guardian goes on trying
             raise EffectError(f"cannot thaw {self._filesystems[index]}: {os.strerror(error)}")
 
     def close(self) -> Popen[bytes] | None:

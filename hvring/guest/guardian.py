@@ -53,6 +53,7 @@ _PR_SET_NAME: Final = 15
 _STEP: Final = struct.Struct("=i")  # from the child: errno of what it did
 _CHILD_GRACE: Final = 1.0
 _THAW_PATIENCE: Final = 5.0  # for one mount
+_RETRY: Final = 1.0
 _THREAD_STACK: Final = 256 * 1024
 
 
@@ -177,7 +178,11 @@ class Guardian:
         if self._freeze():
             self._tell(FROZEN)
             why = self._wait(self._held_until)
-            self._tell(why, *thaw_all(self._mounts))
+            index, error = thaw_all(self._mounts)
+            self._tell(why, index, error)
+            while error not in (0, errno.ETIMEDOUT):  # a thaw that hangs is in the kernel's hands
+                time.sleep(_RETRY)
+                _, error = thaw_all(self._mounts)
 
     def _freeze(self) -> bool:
         now = time.monotonic()

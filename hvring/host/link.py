@@ -89,7 +89,9 @@ class Link:
         """Ring the guest's doorbell, needed or not."""
         if not self.open:
             return
-        if _ready(self._offer.host_event, select.POLLOUT):  # else the guest filled the counter itself: it is awake
+        if _ready(
+            self._offer.host_event, select.POLLOUT
+        ):  # else the guest filled the counter itself: it is awake
             os.eventfd_write(self._offer.host_event, 1)
 
     def unread(self) -> bool:

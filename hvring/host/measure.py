@@ -17,6 +17,7 @@ class Measure:
         self.exchanges = 0
         self.bytes_sent = 0
         self.bytes_received = 0
+        self.seconds = 0.0  # in which an answer was waited for
         self._buckets = [0] * _BUCKETS
 
     def record(self, sent: int, received: int, seconds: float) -> None:
@@ -24,6 +25,7 @@ class Measure:
         self.exchanges += 1
         self.bytes_sent += sent
         self.bytes_received += received
+        self.seconds += seconds
         bucket = int(math.log2(max(seconds * 1e6, 1.0)) * _STEPS)
         self._buckets[min(bucket, _BUCKETS - 1)] += 1
 
@@ -51,6 +53,7 @@ class Measure:
             "exchanges": self.exchanges,
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
+            "bytes_per_second": (self.bytes_sent + self.bytes_received) / self.seconds if self.seconds else None,
             "median_seconds": self.median,
             "p99_seconds": self.p99,
         }

@@ -5,7 +5,7 @@
 
 cimport cython
 from cpython.buffer cimport (PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
-                             PyObject_CheckBuffer, PyObject_GetBuffer)
+                             PyObject_GetBuffer)
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
@@ -65,7 +65,7 @@ cdef int attach(hv_ring *ring, Py_buffer *view, object memory, Py_ssize_t offset
         if control_size < 4096 or control_size & 7:
             raise ValueError(f"a control page of {control_size} bytes is not possible")
         if length < control_size + 64 or length & 7 or length > 0x40000000:
-            raise ValueError(f"a ring cannot have {length} bytes: a control page of {control_size} and at least 64 bytes "
+            raise ValueError(f"a ring cannot have {length} bytes: a control page of {control_size}, at least 64 bytes "
                              "of data, a multiple of 8, at most 1 GiB")
         start = <uint8_t *>view.buf + offset
         if <uintptr_t>start & 7:
@@ -238,7 +238,7 @@ cdef class RingProducer:
 
     cdef int refuse(self, int result) except -1:
         if result == HV_TOO_LARGE:
-            raise PacketTooLargeError(f"the packet cannot go into this ring (at most {self.max_payload} bytes of payload)")
+            raise PacketTooLargeError(f"the packet can never fit into this ring: at most {self.max_payload} bytes do")
         raise RingFullError("no room in the ring; nothing was written")
 
     @cython.critical_section
@@ -465,7 +465,7 @@ cdef class RingConsumer:
 
     @cython.critical_section
     def arm(self) -> int:
-        """Clear the interrupt mask, then look again: bytes readable now; 0 means it is safe to sleep (PROTOCOL §2.8)."""
+        """Clear the interrupt mask, then look again: bytes readable now; 0: it is safe to sleep (PROTOCOL §2.8)."""
         cdef int result
         need_open(self.held)
         result = hv_rx_unmask(&self.ring)

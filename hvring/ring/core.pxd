@@ -309,7 +309,7 @@ cdef inline void hv_rx_consume(hv_ring *r, const hv_packet *p) noexcept nogil:
 
 
 cdef inline bint hv_rx_release(hv_ring *r) noexcept nogil:
-    """Give the room of all consumed packets back.  True: the writer waits for it and must be signalled (PROTOCOL 2.7)."""
+    """Give back the room of all consumed packets.  True: the writer waits for it, signal it (PROTOCOL 2.7)."""
     cdef uint32_t freed, free_now, pending, write
     if r.own == r.published:
         return False

@@ -8,6 +8,7 @@ tests where a SystemFreezer gets anything to freeze, and it ends the process bef
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -40,6 +41,9 @@ def restricted(targets: list[str], below: str, outside: str, **timing: float) ->
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
+    log = settings.pop("log", None)
+    if log is not None:
+        logging.basicConfig(filename=log, level=logging.DEBUG)
     freezer = restricted(**settings)
     for line in sys.stdin:
         answer: object = None

@@ -43,14 +43,14 @@ print("written", flush=True)
 class Service:
     """freezer_process.py in the namespace."""
 
-    def __init__(self, namespace: Any, targets: list[str], **timing: float) -> None:
+    def __init__(self, namespace: Any, targets: list[str], **more: Any) -> None:
         settings = {
             "targets": targets,
             "below": str(namespace.folder),
             "outside": os.readlink("/proc/self/ns/mnt"),
             "deadline": PATIENCE,
             "freeze_timeout": PATIENCE,
-            **timing,
+            **more,
         }
         self._process = subprocess.Popen(
             namespace.inside(sys.executable, "-W", "error", str(PROGRAM), json.dumps(settings)),
@@ -70,6 +70,7 @@ class Service:
 
     def answer(self) -> Any:
         assert self._process.stdout is not None
+        assert select.select([self._process.stdout], [], [], PATIENCE)[0], "the service hangs"
         line = self._process.stdout.readline()
         assert line, "the service ended"
         return json.loads(line)
@@ -80,8 +81,8 @@ class Service:
         (pid,) = children.read_text().split()
         return int(pid)
 
-    def kill(self) -> None:
-        self._process.kill()
+    def kill(self, by: signal.Signals = signal.SIGKILL) -> None:
+        self._process.send_signal(by)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
@@ -133,10 +134,10 @@ def processes() -> Iterator[contextlib.ExitStack]:
 
 @pytest.fixture
 def start(namespace: Any, processes: contextlib.ExitStack) -> Any:
-    """start(targets, **timing) -> Service"""
+    """start(targets, **settings) -> Service"""
 
-    def start_service(targets: list[str], **timing: float) -> Service:
-        service = Service(namespace, targets, **timing)
+    def start_service(targets: list[str], **more: Any) -> Service:
+        service = Service(namespace, targets, **more)
         processes.callback(service.kill)
         return service
 
@@ -237,6 +238,15 @@ def test_the_service_thaws_in_place_of_a_killed_guardian(namespace: Any, start: 
     assert writer.has_written()
 
 
+def test_nothing_is_logged_while_frozen(namespace: Any, start: Any) -> None:
+    mount = namespace.mount_image("a")
+    log = f"{mount}/log"  # a service that writes into it while it is frozen hangs
+    service = start([mount], log=log)
+    for word in ("freeze", "freeze", "frozen", "obstacle", "thaw", "thaw"):
+        assert service.ask(word) in (None, True)
+    assert namespace.run("stat", "--format=%s", log) == "0"
+
+
 def test_a_mount_that_was_frozen_already_is_no_failure(namespace: Any, start: Any, write: Any) -> None:
     mount = namespace.mount_image("a")
     first, second = start([mount]), start([mount])
@@ -276,15 +286,16 @@ def test_a_freeze_that_hangs_fails_in_time_and_everything_thaws(
     assert service.ask("children") == []
 
 
-def test_a_service_killed_while_a_freeze_hangs_leaves_nothing_frozen(
-    namespace: Any, start: Any, write: Any
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGINT])
+def test_a_service_ended_while_a_freeze_hangs_leaves_nothing_frozen(
+    namespace: Any, start: Any, write: Any, by: signal.Signals
 ) -> None:
     outer = namespace.mount_image("outer")
     inner = namespace.mount_image("inner", image_folder=outer)
     service = start([outer, inner])
     service.tell("freeze")
     writers = write_until_blocked(write, outer), write(inner)
-    service.kill()
+    service.kill(by)
     assert all(writer.has_written() for writer in writers)
 
 

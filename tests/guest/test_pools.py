@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import struct
 import subprocess
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvring.errors import EffectError
+from hvring.guest import locks
 from hvring.guest.identity import DomainName, Identity
 from hvring.guest.pools import RECORD_SIZE, Pool, PoolLimitError, PoolStore
 
@@ -158,6 +160,16 @@ def test_changes_of_another_program_are_seen_at_once(pool: Pool) -> None:
         assert pool.get("k") == str(n)
 
 
+def test_a_change_that_leaves_the_same_time_stamp_is_seen(pool: Pool) -> None:
+    pool.set("k", "1")
+    stamp = os.stat(pool.path).st_mtime_ns + 10**10  # newer than the look at it: it may still change
+    os.utime(pool.path, ns=(stamp, stamp))
+    assert pool.get("k") == "1"
+    Path(pool.path).write_bytes(record("k", "2"))
+    os.utime(pool.path, ns=(stamp, stamp))
+    assert pool.get("k") == "2"
+
+
 def test_an_unchanged_file_is_not_read_again(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     pool.set("k", "v")
     os.utime(pool.path, ns=(0, 0))  # long ago: it cannot have changed since under the same stamp
@@ -184,6 +196,23 @@ def test_a_file_that_was_replaced_or_removed_is_noticed(pool: Pool) -> None:
     assert pool.get("k") is None
     pool.set("k", "3")
     assert Path(pool.path).read_bytes() == record("k", "3")
+
+
+def test_a_file_replaced_while_its_lock_is_waited_for_is_written_in_its_new_place(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool.set("k", "1")
+    Path(pool.path + ".new").write_bytes(record("other", "2"))
+    with open(pool.path, "rb") as old:
+        fcntl.flock(old, fcntl.LOCK_EX)
+
+        def nap(_: float) -> None:
+            os.rename(pool.path + ".new", pool.path)
+            fcntl.flock(old, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(locks.time, "sleep", nap)
+        pool.set("k", "3")
+    assert pool.items() == [("other", "2"), ("k", "3")]
 
 
 def test_files_get_linux_modes_whatever_the_umask_and_keep_stricter_ones(tmp_path: Path) -> None:

@@ -25,8 +25,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Starts a virtual Hyper-V host and, as a second process, the agent; lets the host use all six "
         "services and checks what came of it. Freeze, power and clock are rehearsed.",
     )
-    parser.add_argument("--size", type=_positive, default=256, metavar="MIB", help="file to copy in; default: 256")
-    parser.add_argument("--items", type=_positive, default=1000, metavar="N", help="KVP items to set; default: 1000")
+    parser.add_argument(
+        "--size", type=_positive, default=256, metavar="MIB", help="file to copy in; default: 256"
+    )
+    parser.add_argument(
+        "--items", type=_positive, default=1000, metavar="N", help="KVP items to set; default: 1000"
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON and nothing else")
     parser.add_argument("--keep", metavar="DIR", help="leave the pool files and the copied file in DIR")
     parser.set_defaults(run=run)

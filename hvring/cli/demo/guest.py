@@ -37,7 +37,7 @@ class GuestProcess:
         words += ["--health", "healthy", "--json"]
         pipe = asyncio.subprocess.PIPE
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "hvring", *map(str, words), stdout=pipe, stderr=pipe
+            sys.executable, "-P", "-m", "hvring", *map(str, words), stdout=pipe, stderr=pipe
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -60,7 +60,9 @@ class GuestProcess:
         assert self._process is not None
         status = await self._process.wait()
         await asyncio.gather(*self._readers)
-        raise GuestError(f"the agent ended with status {status}: " + " | ".join(self._errors or ["it said nothing"]))
+        raise GuestError(
+            f"the agent ended with status {status}: " + " | ".join(self._errors or ["it said nothing"])
+        )
 
     async def stop(self) -> tuple[int, dict[str, Any]]:
         """End the agent as an administrator does, by SIGTERM: its exit status and its last words."""

@@ -39,7 +39,9 @@ class Check:
 class Scenario:
     """Runs once; ``step`` and ``progress`` say where it is, ``checks`` what was found."""
 
-    def __init__(self, host: VirtualHost, guest: GuestProcess, directory: Path, *, size: int, items: int) -> None:
+    def __init__(
+        self, host: VirtualHost, guest: GuestProcess, directory: Path, *, size: int, items: int
+    ) -> None:
         self.host = host
         self.step = "waiting for the agent"
         self.progress: tuple[int, int] | None = None
@@ -52,6 +54,7 @@ class Scenario:
         self._began = time.perf_counter()
         self._figures: dict[str, Any] = {}
         self._pools_listed = 0
+        self._versions: dict[str, str | None] = {}
 
     async def run(self) -> None:
         """All steps; an agent that dies ends it with GuestError."""
@@ -129,7 +132,9 @@ class Scenario:
         report = await self._attempt(
             "fcopy",
             "copy",
-            self.host.fcopy.copy(self._source, str(self._guest.files) + "/", name="Grüße 世界.bin", progress=progress),
+            self.host.fcopy.copy(
+                self._source, str(self._guest.files) + "/", name="Grüße 世界.bin", progress=progress
+            ),
         )
         self.progress = None
         toggled.set()
@@ -156,7 +161,11 @@ class Scenario:
     async def _backup(self) -> None:
         self.step = "backing up (rehearsed)"
         report = await self._attempt("vss", "backup", self.host.vss.backup())
-        self._check("vss", "check, freeze, thaw, complete (rehearsed)", report is not None and not self.host.vss.frozen)
+        self._check(
+            "vss",
+            "check, freeze, thaw, complete (rehearsed)",
+            report is not None and not self.host.vss.frozen,
+        )
 
     async def _heartbeats(self) -> None:
         self.step = "counting heartbeats"
@@ -189,8 +198,14 @@ class Scenario:
         )
         offset = words.get("clock_offset_ns")
         measured = offset is not None and abs(offset - _SKEW_NS) < _TOLERANCE_NS
-        self._check("timesync", "offset of 1.5 s measured", measured, "" if offset is None else f"{offset / 1e9:+.4f} s")
+        self._check(
+            "timesync",
+            "offset of 1.5 s measured",
+            measured,
+            "" if offset is None else f"{offset / 1e9:+.4f} s",
+        )
         services = words.get("services", {})
+        self._versions = {name: line["version"] for name, line in services.items()}
         openings = {name: line["openings"] for name, line in services.items()}
         wanted = {name: 2 if name == "kvp" else 1 for name in SERVICE_NAMES}
         self._check("agent", "data exchange opened twice, the others once", openings == wanted, str(openings))
@@ -203,16 +218,14 @@ class Scenario:
 
     def result(self) -> dict[str, Any]:
         """Everything, as plain data."""
-        services = {}
-        for name, measure in self.host.measure.items():
-            figures = measure.as_dict()
-            figures["bytes"] = (figures.pop("bytes_sent") or 0) + (figures.pop("bytes_received") or 0)
-            services[name] = figures
         return {
             "ok": all(check.ok for check in self.checks),
             "seconds": self.seconds,
             **self._figures,
-            "services": services,
+            "services": {
+                name: {"version": self._versions.get(name), **measure.as_dict()}
+                for name, measure in self.host.measure.items()
+            },
             "checks": [asdict(check) for check in self.checks],
         }
 

@@ -57,8 +57,7 @@ class Screen:
         status = self._host.status()["services"]
         for name, one in status.items():
             state = f"{one['state']} {one['version'] or ''}"
-            size = one["bytes_sent"] + one["bytes_received"]
-            lines.append(_row(name, state, one["exchanges"], size, one["median_seconds"], one["p99_seconds"]))
+            lines.append(_row(name, state, one))
         self._erase()
         print("\n".join(line[: width - 1] for line in lines), flush=True)
         self._lines = len(lines)
@@ -86,11 +85,14 @@ class Screen:
             self._lines = 0
 
 
-_HEAD: Final = f"{'service':<10} {'state':<12} {'exchanges':>9} {'bytes':>12} {'median':>9} {'p99':>9}"
+_HEAD: Final = f"{'service':<10} {'state':<12} {'exchanges':>9} {'bytes/s':>12} {'median':>9} {'p99':>9}"
 
 
-def _row(name: str, state: str, exchanges: int, size: int, median: float | None, p99: float | None) -> str:
-    return f"{name:<10} {state:<12} {exchanges:>9} {_bytes(size):>12} {_time(median):>9} {_time(p99):>9}"
+def _row(name: str, state: str, figures: dict[str, Any]) -> str:
+    """``bytes/s`` counts requests and answers, over the time in which answers were waited for."""
+    rate, median, p99 = (figures[key] for key in ("bytes_per_second", "median_seconds", "p99_seconds"))
+    speed = "-" if rate is None else _bytes(rate)
+    return f"{name:<10} {state:<12} {figures['exchanges']:>9} {speed:>12} {_time(median):>9} {_time(p99):>9}"
 
 
 def summary(result: dict[str, Any]) -> str:
@@ -101,16 +103,15 @@ def summary(result: dict[str, Any]) -> str:
         lines.append(f"{'ok  ' if check['ok'] else 'FAIL'} {check['service']:<10} {check['what']}{detail}")
     lines += ["", _HEAD]
     for name, one in result["services"].items():
-        lines.append(_row(name, "", one["exchanges"], one["bytes"], one["median_seconds"], one["p99_seconds"]))
+        lines.append(_row(name, one["version"] or "", one))
     rate = result.get("copy_bytes_per_second")
-    copied = f", the file at {_bytes(int(rate))}/s" if rate else ""
+    copied = f", the file at {_bytes(rate)}/s" if rate else ""
     verdict = "everything was right" if result["ok"] else "SOMETHING WAS WRONG: see FAIL above"
     lines += ["", f"{verdict}; {result['seconds']:.1f} s{copied}; freeze, power and clock were rehearsed"]
     return "\n".join(lines)
 
 
-def _bytes(size: int) -> str:
-    value = float(size)
+def _bytes(value: float) -> str:
     for unit in ("B", "KiB", "MiB"):
         if value < 1024:
             return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

@@ -1,0 +1,37 @@
+# SPDX-License-Identifier: Apache-2.0
+PYTHON ?= python3
+V := .venv/bin
+
+.PHONY: help build test lint sanitize bench lab demo
+help:
+	@sed -n 's/^| `make \([a-z]*\)` |/make \1\t|/p' CONTRIBUTING.md
+
+.venv/ready: pyproject.toml setup.py
+	$(PYTHON) -m venv .venv
+	$(V)/pip install -q -e '.[test,lint]'
+	touch $@
+
+build: .venv/ready
+	$(V)/pip install -q -e '.[test,lint]'
+
+test: .venv/ready
+	$(V)/pytest
+
+lint: .venv/ready
+	$(V)/ruff check .
+	$(V)/ruff format --check .
+	$(V)/mypy
+	PATH=$(V):$$PATH $(V)/cython-lint hvring
+	$(V)/lint-imports
+
+sanitize: .venv/ready
+	tests/sanitize.sh $(V)/python
+
+bench: .venv/ready
+	$(V)/pytest benchmarks --benchmark-enable
+
+lab: .venv/ready
+	tests/vm/run.py
+
+demo: .venv/ready
+	$(V)/hvring demo
