@@ -53,7 +53,9 @@ class Measure:
             "exchanges": self.exchanges,
             "bytes_sent": self.bytes_sent,
             "bytes_received": self.bytes_received,
-            "bytes_per_second": (self.bytes_sent + self.bytes_received) / self.seconds if self.seconds else None,
+            "bytes_per_second": (self.bytes_sent + self.bytes_received) / self.seconds
+            if self.seconds
+            else None,
             "median_seconds": self.median,
             "p99_seconds": self.p99,
         }

@@ -48,7 +48,7 @@ class Service:
             "targets": targets,
             "below": str(namespace.folder),
             "outside": os.readlink("/proc/self/ns/mnt"),
-            "deadline": PATIENCE,
+            "deadline": 2 * PATIENCE,  # not what a test waits for
             "freeze_timeout": PATIENCE,
             **more,
         }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,11 +11,12 @@ import pytest
 from hvring.errors import EffectError
 from hvring.guest.power import COMMANDS, PowerAction, RehearsedPower, ShutdownOrder, SystemPower
 
+Script = Callable[..., str]
 OFF = ShutdownOrder(PowerAction.OFF)
 
 
 @pytest.fixture
-def script(tmp_path: Path):  # type: ignore[no-untyped-def]
+def script(tmp_path: Path) -> Script:
     """script(name, body) -> the path of a program that notes how it was called and then does ``body``."""
 
     def make(name: str, body: str = "") -> str:
@@ -39,13 +41,13 @@ def power_with(*commands: tuple[str, ...], states: Path | None = None, patience:
     )
 
 
-def test_the_first_command_that_works_ends_the_search(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_the_first_command_that_works_ends_the_search(script: Script, tmp_path: Path) -> None:
     power = power_with((script("good"), "now"), (script("other"),))
     power.act(OFF)
     assert calls(tmp_path) == ["good", "now"]
 
 
-def test_commands_that_are_missing_fail_or_hang_give_way_to_the_next(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_commands_that_are_missing_fail_or_hang_give_way_to_the_next(script: Script, tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     power = power_with((missing,), (script("bad", "exit 1"),), (script("good"),))
     power.act(OFF)
@@ -55,13 +57,13 @@ def test_commands_that_are_missing_fail_or_hang_give_way_to_the_next(script, tmp
     assert calls(tmp_path)[-1] == "late"
 
 
-def test_if_none_works_the_error_says_why(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_if_none_works_the_error_says_why(script: Script, tmp_path: Path) -> None:
     power = power_with((str(tmp_path / "missing"),), (script("bad", "echo not today >&2; exit 3"),))
     with pytest.raises(EffectError, match=r"missing.*exit status 3 not today"):
         power.act(OFF)
 
 
-def test_systemctl_is_told_the_message_and_the_force(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_systemctl_is_told_the_message_and_the_force(script: Script, tmp_path: Path) -> None:
     power = power_with((script("systemctl"), "poweroff"))
     power.act(ShutdownOrder(PowerAction.OFF, force=True, text="going\0down\n; reboot"))
     assert calls(tmp_path) == [
@@ -75,12 +77,12 @@ def test_systemctl_is_told_the_message_and_the_force(script, tmp_path: Path) -> 
     assert calls(tmp_path) == ["systemctl", "poweroff"]
 
 
-def test_an_action_is_supported_if_a_command_is_there(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_an_action_is_supported_if_a_command_is_there(script: Script, tmp_path: Path) -> None:
     assert power_with((str(tmp_path / "missing"),), (script("there"),)).supports(PowerAction.OFF)
     assert not power_with((str(tmp_path / "missing"),)).supports(PowerAction.RESTART)
 
 
-def test_hibernation_needs_the_kernel_too(script, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_hibernation_needs_the_kernel_too(script: Script, tmp_path: Path) -> None:
     states = tmp_path / "state"
     power = power_with((script("there"),), states=states)
     assert not power.supports(PowerAction.HIBERNATE)
