@@ -8,11 +8,11 @@ help:
 
 .venv/ready: pyproject.toml setup.py
 	$(PYTHON) -m venv .venv
-	$(V)/pip install -q -e '.[test,lint]'
+	$(V)/pip install -q -e '.[test,lint,build]'
 	touch $@
 
 build: .venv/ready
-	$(V)/pip install -q -e '.[test,lint]'
+	$(V)/pip install -q -e '.[test,lint,build]'
 
 test: .venv/ready
 	$(V)/pytest
