@@ -10,7 +10,6 @@ import select
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,16 +17,11 @@ from typing import Any
 
 import pytest
 
-from hvring.errors import EffectError
-from hvring.guest.freezer import RehearsedFreezer, SystemFreezer
-from hvring.guest.mounts import Filesystem, Mount, Plan
-
 pytestmark = pytest.mark.root
 
 PROGRAM = Path(__file__).with_name("freezer_process.py")
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
-EMPTY = Plan((), ())
 
 WRITER = """
 import os, sys
@@ -376,86 +370,3 @@ def is_dead(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
-
-
-# From here on nothing is ever frozen.
-
-
-def test_an_empty_plan_goes_through_all_states() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: the freezer refuses to start without CAP_SYS_ADMIN")
-    freezer = SystemFreezer(lambda: EMPTY)
-    assert freezer.ready
-    freezer.freeze()
-    assert freezer.frozen
-    freezer.thaw()
-    assert not freezer.frozen
-
-
-def test_a_program_with_threads_may_freeze() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: the freezer refuses to start without CAP_SYS_ADMIN")
-    stop = threading.Event()
-    thread = threading.Thread(target=stop.wait)
-    thread.start()
-    try:
-        freezer = SystemFreezer(lambda: EMPTY)
-        freezer.freeze()
-        freezer.thaw()
-    finally:
-        stop.set()
-        thread.join()
-
-
-def test_a_mount_point_that_is_gone_is_named(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: the freezer refuses to start without CAP_SYS_ADMIN")
-    gone = Mount(1, "8:1", str(tmp_path / "gone"), "ext4", "/dev/sda1", False)
-    freezer = SystemFreezer(lambda: Plan((Filesystem((gone,)),), ()))
-    with pytest.raises(EffectError, match=r"gone .*No such file"):
-        freezer.freeze()
-    assert not freezer.frozen
-
-
-def test_a_mount_hidden_under_another_one_is_not_frozen_in_its_place(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: the freezer refuses to start without CAP_SYS_ADMIN")
-    hidden = Mount(0, "8:1", str(tmp_path), "ext4", "/dev/sda1", False)  # no mount has the id 0
-    freezer = SystemFreezer(lambda: Plan((Filesystem((hidden,)),), ()))
-    with pytest.raises(EffectError, match="hidden under another mount"):
-        freezer.freeze()
-    assert not freezer.frozen
-
-
-def test_without_the_right_to_freeze_it_is_not_ready(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        assert not SystemFreezer(lambda: EMPTY).ready
-        return
-    code = (
-        "import os\n"
-        "from hvring.guest.freezer import SystemFreezer\n"
-        "from hvring.guest.mounts import Plan\n"
-        "os.setuid(65534)\n"
-        "print(SystemFreezer(lambda: Plan((), ())).obstacle())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert "CAP_SYS_ADMIN" in done.stdout
-
-
-def test_a_rehearsal_keeps_the_states_and_records_the_steps() -> None:
-    mount = Mount(1, "8:1", "/data", "ext4", "/dev/sda1", False)
-    freezer = RehearsedFreezer(lambda: Plan((Filesystem((mount,)),), ()))
-    assert freezer.ready
-    freezer.freeze()
-    freezer.freeze()
-    assert freezer.frozen
-    freezer.thaw()
-    freezer.thaw()
-    assert not freezer.frozen
-    assert freezer.events == ["freeze /data", "thaw"]
