@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the extensions; everything else is in pyproject.toml.
 
-HVRING_SANITIZE=address,undefined builds them for a sanitizer run, HVRING_DEBUG=1 with Cython's line tracing off and
-assertions on.
+HVRING_SANITIZE=address,undefined builds them for a sanitizer run, HVRING_DEBUG=1 with debug information.
 """
 
 import os
@@ -12,6 +11,8 @@ from setuptools import Extension, setup
 
 flags = ["-O3", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
 links = []
+if os.environ.get("HVRING_DEBUG") is None:
+    flags.append("-g0")
 if sanitize := os.environ.get("HVRING_SANITIZE"):
     flags += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g", "-O1"]
     links += [f"-fsanitize={sanitize}"]
