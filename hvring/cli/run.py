@@ -11,11 +11,9 @@ import os
 import signal
 import stat
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from hvring.agent import Agent, Effects, Event, Opener, standard_services
@@ -85,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     effects = Effects(
         real=args.real,
         pool_directory=args.pool_dir or (DIRECTORY if args.real else _private_directory("pools")),
-        allow=args.allow or ([] if args.real else [tempfile.gettempdir()]),
+        allow=args.allow or ([] if args.real else [_temporary()]),
         set_clock=args.set_clock,
         health=_health(args),
         on_shutdown=out.shutdown,
@@ -182,8 +180,7 @@ def _words(value: Any) -> str:
 
 def _health(args: argparse.Namespace) -> Callable[[], ApplicationState] | None:
     if args.health_file:
-        path = Path(args.health_file)
-        return lambda: ApplicationState[path.read_text(encoding="ascii").strip().upper()]
+        return lambda: _read_health(args.health_file)
     if args.health:
         state = ApplicationState[args.health.upper()]
         return lambda: state
@@ -192,9 +189,19 @@ def _health(args: argparse.Namespace) -> Callable[[], ApplicationState] | None:
 
 def _private_directory(name: str) -> str:
     """A directory of this user below the one for temporary files, as a rehearsal's stand-in for system ones."""
-    base = os.path.join(tempfile.gettempdir(), f"hvring-rehearsal-{os.getuid()}")
+    base = os.path.join(_temporary(), f"hvring-rehearsal-{os.getuid()}")
     os.makedirs(base, mode=0o700, exist_ok=True)
     found = os.lstat(base)
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
         raise EndpointError(f"{base} belongs to somebody else: name a directory with --pool-dir")
     return os.path.join(base, name)
+
+
+def _read_health(path: str) -> ApplicationState:
+    with open(path, encoding="ascii") as file:
+        return ApplicationState[file.read().strip().upper()]
+
+
+def _temporary() -> str:
+    """The directory for temporary files; without the module of that name, which costs a megabyte."""
+    return os.environ.get("TMPDIR") or "/tmp"

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -70,6 +69,8 @@ def rename(folder: int, old: str, new: str, *, replace: bool) -> None:
 
 
 def _open_at_once(root: int, parts: Sequence[str]) -> int:
+    import ctypes  # only here, for what it costs in memory
+
     libc = ctypes.CDLL(None, use_errno=True)
     how = struct.pack("=QQQ", _DIRECTORY, 0, _RESOLVE_BENEATH_NO_LINKS)
     path = "/".join(parts) or "."
@@ -84,6 +85,8 @@ def _open_at_once(root: int, parts: Sequence[str]) -> int:
 
 
 def _rename_noreplace(folder: int, old: str, new: str) -> None:
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     try:
         renameat2 = libc.renameat2

@@ -17,7 +17,6 @@ imports nothing but the standard library.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -29,7 +28,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    import ctypes
 
 FIFREEZE: Final = 0xC0045877
 FITHAW: Final = 0xC0045878
@@ -156,6 +158,8 @@ class Guardian:
         self._freeze_timeout = freeze_timeout
         self._deadline = deadline
         self._mounts = mounts
+        import ctypes  # the service imports this module too, and has no use for it
+
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._signalled, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake)
@@ -255,6 +259,8 @@ class Guardian:
         except OSError:
             pass
         self._libc.prctl(_PR_SET_NAME, b"hvring-guardian", 0, 0, 0)
+        import ctypes
+
         return ctypes.get_errno() if self._libc.mlockall(_MCL_CURRENT_FUTURE) else 0
 
 
