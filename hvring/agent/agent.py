@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from hvring.agent.exchange import Exchange
 from hvring.channel import Channel
-from hvring.errors import ChannelRescindedError, HvringError
+from hvring.errors import ChannelRescindedError, HvringError, RingError
 from hvring.services import Service
 
 log = logging.getLogger("hvring.agent")
@@ -34,8 +34,8 @@ class EventKind(Enum):
     OPENED = "opened"
     NEGOTIATED = "negotiated"
     RESCINDED = "rescinded"
-    BROKEN = "broken"  # the host broke the ring or the endpoint; it is opened again
-    FAILED = "failed"  # this service is not served any more
+    BROKEN = "broken"  # the host broke the ring, or this machine ran out of something; it is opened again
+    FAILED = "failed"  # it cannot be opened, or has an error of its own; this service is not served any more
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,32 +124,45 @@ class _Line:
         loop = asyncio.get_running_loop()
         pause = _FIRST_PAUSE
         while True:
+            since = loop.time()
+            channel: Channel | None = None
             try:
                 channel = await self._open()
-            except HvringError as error:
-                self._tell(EventKind.FAILED, str(error))
-                return
-            since = loop.time()
-            try:
+                since = loop.time()
                 await self._serve(channel)
             except ChannelRescindedError:
                 self._tell(EventKind.RESCINDED)
-            except HvringError as error:
+            except (RingError, OSError) as error:  # OSError: out of descriptors or memory, for a while
                 self._tell(EventKind.BROKEN, str(error))
+            except HvringError as error:
+                if channel is None:
+                    self._tell(EventKind.FAILED, str(error))
+                    return
+                self._tell(EventKind.BROKEN, str(error))
+            except Exception as error:  # of a service or an opener that is an embedder's own
+                log.exception("%s", self.service.name)
+                self._tell(EventKind.FAILED, repr(error))
+                return
             pause = _FIRST_PAUSE if loop.time() - since >= _SETTLED else min(2 * pause, _LAST_PAUSE)
             if pause > _FIRST_PAUSE:
-                await asyncio.sleep(pause - _FIRST_PAUSE)
+                await self._meanwhile(asyncio.ensure_future(asyncio.sleep(pause - _FIRST_PAUSE)))
+
+    async def _meanwhile(self, work: asyncio.Future[Any]) -> None:
+        """Until ``work`` is done; keeps the service's deadline, for a thaw that has to be tried again."""
+        try:
+            while not work.done():
+                await asyncio.wait([work], timeout=self.service.deadline())
+                self.service.tick()
+        except asyncio.CancelledError:
+            work.cancel()
+            raise
 
     async def _open(self) -> Channel:
-        """A new channel; keeps the service's deadline meanwhile, for a thaw that has to be tried again."""
         opening = asyncio.ensure_future(self._open_channel(self.service.name))
         try:
-            while not opening.done():
-                await asyncio.wait([opening], timeout=self.service.deadline())
-                self.service.tick()
+            await self._meanwhile(opening)
             return opening.result()
         except asyncio.CancelledError:
-            opening.cancel()
             await asyncio.wait([opening])
             if not opening.cancelled() and opening.exception() is None:
                 opening.result().close()
@@ -210,12 +223,23 @@ class _Line:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        patience = exchange.patience()
-        if patience is not None:
+        patience, recheck = exchange.patience(), exchange.channel.recheck_every
+        if recheck > 0 and (patience is None or patience > recheck):
+            self._timer = loop.call_later(recheck, self._recheck)
+        elif patience is not None:
             self._timer = loop.call_later(patience, self._ready)
+
+    def _recheck(self) -> None:
+        """Nothing came for a while from a kernel that can lose a wake-up: look unasked."""
+        if self._exchange is not None and not self._exchange.channel.closed:
+            self._exchange.channel.recheck()
+        self._ready()
 
     def _tell(self, kind: EventKind, detail: str = "") -> None:
         level = logging.INFO if kind in (EventKind.OPENED, EventKind.NEGOTIATED) else logging.WARNING
         log.log(level, "%s: %s%s", self.service.name, kind.value, f" ({detail})" if detail else "")
         if self._on_event is not None:
-            self._on_event(Event(self.service.name, kind, detail))
+            try:
+                self._on_event(Event(self.service.name, kind, detail))
+            except Exception:  # of the listener; the service is not to suffer from it
+                log.exception("the listener for events failed")

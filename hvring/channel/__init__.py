@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channels: two rings and a doorbell (PROTOCOL §2)."""
 
-from hvring.channel._channel import Channel, Doorbell, EventfdDoorbell
+from hvring.channel._channel import Channel, Doorbell, EventfdDoorbell, MonitorDoorbell, UioDoorbell
 
-__all__ = ["Channel", "Doorbell", "EventfdDoorbell"]
+__all__ = ["Channel", "Doorbell", "EventfdDoorbell", "MonitorDoorbell", "UioDoorbell"]

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Channel and its doorbells, for cimport."""
 
-from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from hvring.ring._ring cimport RingConsumer, RingProducer
 
@@ -12,12 +12,25 @@ cdef class Doorbell:
     cdef int ring(self) noexcept nogil             # signal the other side: 0, or -errno
     cdef int64_t clear(self) noexcept nogil        # take what was rung: how often, 0 for never, or -errno
     cdef bint unmasks(self) noexcept nogil         # True: ring() clears our own interrupt mask as a side effect
-    cdef void silence(self) noexcept nogil         # close what it owns
+    cdef void silence(self) noexcept               # close what it owns
 
 
 cdef class EventfdDoorbell(Doorbell):
     cdef int signal_fd
     cdef bint blocking
+
+
+cdef class UioDoorbell(Doorbell):
+    cdef int64_t seen           # the kernel's count at our last look; -1: not looked yet
+
+
+cdef class MonitorDoorbell(UioDoorbell):
+    cdef Py_buffer interrupt_page
+    cdef Py_buffer monitor_page
+    cdef uint8_t *interrupt     # the word of our channel's bit in the send half of the interrupt page
+    cdef uint8_t *trigger       # the word of our bit in the monitor page
+    cdef uint32_t interrupt_bit
+    cdef uint32_t trigger_bit
 
 
 cdef class Channel:
@@ -33,9 +46,11 @@ cdef class Channel:
     cdef readonly bint closed
     cdef readonly bint rescinded
     cdef unsigned int unchecked
+    cdef readonly double recheck_every
     cdef uint32_t wanted        # ring bytes that want_room waits for; 0: it does not
     cdef uint64_t packets_sent, bytes_sent, packets_received, bytes_received
     cdef uint64_t signals_sent, room_signals_sent, wakeups, waits, armed, full, events
+    cdef uint64_t rechecks, rechecks_needed
     cdef int arm_once(self) except -1
     cdef int room_came(self) except -1
     cdef void room_found(self) noexcept

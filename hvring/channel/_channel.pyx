@@ -6,8 +6,8 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
-from libc.errno cimport EAGAIN, EINTR, errno
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport EAGAIN, EBADF, EINTR, EIO, errno
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from hvring.ring._ring cimport Packet, RingConsumer, RingProducer, corrupt
 from hvring.ring.core cimport *
@@ -25,6 +25,9 @@ cdef extern from "poll.h" nogil:
     enum:
         POLLIN
         POLLOUT
+        POLLERR
+        POLLHUP
+        POLLNVAL
 
 cdef extern from "unistd.h" nogil:
     ssize_t c_read "read"(int fd, void *buffer, size_t n)
@@ -82,7 +85,7 @@ cdef class Doorbell:
     cdef bint unmasks(self) noexcept nogil:
         return False
 
-    cdef void silence(self) noexcept nogil:
+    cdef void silence(self) noexcept:
         pass
 
 
@@ -125,11 +128,102 @@ cdef class EventfdDoorbell(Doorbell):
                 return -errno
         return <int64_t>(count if count < <uint64_t>1 << 62 else <uint64_t>1 << 62)
 
-    cdef void silence(self) noexcept nogil:
+    cdef void silence(self) noexcept:
         if self.fd >= 0:
             c_close(self.fd)
             c_close(self.signal_fd)
             self.fd = self.signal_fd = -1
+
+    def __dealloc__(self):
+        self.silence()
+
+
+cdef class UioDoorbell(Doorbell):
+    """A uio descriptor (PROTOCOL 1.8): write 1 to signal, read to take the count of interrupts.  Takes it over.
+
+    The kernel's count goes on over opens, so the first look counts as one interrupt.
+    """
+
+    def __cinit__(self, int fd, *args):
+        cdef int flags = fcntl(fd, F_GETFL)
+        self.fd = -1
+        if flags < 0:
+            raise OSError(errno, "not an open descriptor")
+        fcntl(fd, F_SETFL, flags | O_NONBLOCK)
+        self.fd = fd
+        self.seen = -1
+
+    cdef int ring(self) noexcept nogil:
+        cdef int32_t one = 1          # 0 would mask our interrupts instead
+        while c_write(self.fd, &one, 4) < 0:
+            if errno != EINTR:
+                return -errno         # EIO: rescinded; EINVAL: taken from the driver
+        return 0
+
+    cdef int64_t clear(self) noexcept nogil:
+        cdef uint32_t count = 0       # another length is EINVAL
+        cdef int64_t rung
+        cdef ssize_t n = c_read(self.fd, &count, 4)
+        while n < 0 and errno == EINTR:
+            n = c_read(self.fd, &count, 4)
+        if n != 4:
+            return -EIO if n >= 0 else 0 if errno == EAGAIN else -errno
+        rung = 1 if self.seen < 0 else <int64_t>count - self.seen
+        self.seen = count
+        return rung & <int64_t>0xFFFFFFFF
+
+    cdef bint unmasks(self) noexcept nogil:
+        return True                   # the kernel clears the mask at every write of 1
+
+    cdef void silence(self) noexcept:
+        if self.fd >= 0:
+            c_close(self.fd)
+            self.fd = -1
+
+    def __dealloc__(self):
+        self.silence()
+
+
+@cython.final
+cdef class MonitorDoorbell(UioDoorbell):
+    """Signals through the monitor page, without a system call (PROTOCOL 2.9 b); is woken as a UioDoorbell is.
+
+    ``interrupts`` and ``monitor`` are uio maps 1 and 2; their buffers are held until the channel is closed.
+    ValueError for a ``relid`` or ``monitor_id`` that has no bit there.
+    """
+
+    def __cinit__(self, int fd, interrupts, monitor, int relid, int monitor_id):
+        if not 0 <= relid < 2048 * 8 or not 0 <= monitor_id < 128:
+            self.fd = -1              # not taken over
+            raise ValueError(f"channel {relid} with monitor id {monitor_id} has no bit in the pages")
+        try:
+            PyObject_GetBuffer(interrupts, &self.interrupt_page, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            PyObject_GetBuffer(monitor, &self.monitor_page, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            if self.interrupt_page.len < 4096 or self.monitor_page.len < 4096:
+                raise ValueError("the interrupt page and the monitor page have 4096 bytes each")
+        except BaseException:
+            self.fd = -1
+            raise
+        self.interrupt = <uint8_t *>self.interrupt_page.buf + 2048 + relid // 32 * 4
+        self.interrupt_bit = <uint32_t>1 << (relid % 32)
+        self.trigger = <uint8_t *>self.monitor_page.buf + 8 + monitor_id // 32 * 8
+        self.trigger_bit = <uint32_t>1 << (monitor_id % 32)
+
+    cdef int ring(self) noexcept nogil:
+        if self.trigger == NULL:
+            return -EBADF
+        hv_or32(self.interrupt, self.interrupt_bit)
+        hv_or32(self.trigger, self.trigger_bit)      # after the other: the hypervisor looks here first
+        return 0
+
+    cdef bint unmasks(self) noexcept nogil:
+        return False
+
+    cdef void silence(self) noexcept:
+        self.interrupt = self.trigger = NULL
+        PyBuffer_Release(&self.interrupt_page)
+        PyBuffer_Release(&self.monitor_page)
+        UioDoorbell.silence(self)
 
     def __dealloc__(self):
         self.silence()
@@ -141,23 +235,25 @@ cdef class Channel:
 
     ``memory``: the writable buffer that holds both rings of ``ring_size`` bytes at ``tx_offset`` (this side writes)
     and ``rx_offset``.  ``lifeline``: a file descriptor that becomes readable when the other side is gone; taken over.
-    ``on_close``: called once at the end.  One thread (or one event loop) at a time; a blocked ``wait`` lets others run.
+    Without one the doorbell's own descriptor says so, by an error or hang-up.  ``on_close``: called once at the end.
+    ``recheck_every``: seconds after which a sleeper looks again unasked, where the kernel may lose a wake-up by
+    changing the mask itself (PROTOCOL 1.4); 0: never.  One thread (or one event loop) at a time; a blocked ``wait``
+    lets others run.
     """
 
     def __init__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
                  Doorbell doorbell not None, int lifeline=-1, Py_ssize_t control_size=4096, types=(6, 11),
-                 str name="", on_close=None):
+                 str name="", on_close=None, double recheck_every=0.0):
         if self.doorbell is not None:
             raise ChannelError("a channel cannot be initialised twice")
-        self.epoll = -1
-        self.lifeline = -1
+        self.lifeline = lifeline   # first: it is ours to close even if the ring is refused
         self.tx = RingProducer(memory, tx_offset, ring_size, control_size=control_size)
         self.rx = RingConsumer(memory, rx_offset, ring_size, control_size=control_size, types=types)
         self.memory = memory
         self.doorbell = doorbell
-        self.lifeline = lifeline
         self.name = name
         self.on_close = on_close
+        self.recheck_every = recheck_every
         # memory may be left over from an earlier opener: say what we want (PROTOCOL 1.7)
         hv_tx_room_found(&self.tx.ring)
         hv_store_relaxed32(self.rx.ring.control + HV_INTERRUPT_MASK, 0)
@@ -186,13 +282,15 @@ cdef class Channel:
         """Raise when the other side is gone."""
         cdef pollfd p
         self.unchecked = 0
+        p.fd = self.doorbell.fd
+        p.events = 0                  # errors and hang-ups come unasked
         if self.lifeline >= 0:
             p.fd = self.lifeline
             p.events = POLLIN | EPOLLRDHUP
-            p.revents = 0
-            if c_poll(&p, 1, 0) > 0:
-                self.rescinded = True
-                self.usable()
+        p.revents = 0
+        if c_poll(&p, 1, 0) > 0:
+            self.rescinded = True
+            self.usable()
         return 0
 
     cdef int signal(self) except -1:
@@ -205,6 +303,9 @@ cdef class Channel:
         if result < 0:
             self.rescinded = True
             self.usable()
+        if self.lifeline < 0 and self.unchecked < LIFELINE_EVERY:
+            self.unchecked += 1       # uio's write would have failed; the monitor page's point is to cost no call
+            return 0
         return self.check_lifeline()
 
     cdef int release(self) except -1:
@@ -243,6 +344,8 @@ cdef class Channel:
                 if deadline >= 0 and now() >= deadline:
                     return 0
                 continue
+            if p[0].revents & (POLLERR | POLLHUP | POLLNVAL):
+                return 2
             if p[0].revents:
                 return 1
             return 2
@@ -474,6 +577,7 @@ cdef class Channel:
         other side is gone and everything it sent was read.
         """
         cdef double deadline = -1 if timeout is None else now() + <double>timeout
+        cdef double until
         cdef int64_t rung
         cdef int why
         while True:
@@ -484,20 +588,38 @@ cdef class Channel:
             if self.room_came():
                 return True
             self.waits += 1
-            why = self.poll(deadline)
+            until = deadline
+            if self.recheck_every > 0:
+                until = now() + self.recheck_every
+                if deadline >= 0:
+                    until = min(until, deadline)
+            why = self.poll(until)
             if why == 0:
-                return False
-            if why == 2:
-                if self.rx.available:
-                    continue
-                self.rescinded = True
-                self.usable()
-            rung = self.doorbell.clear()
+                if until == deadline:
+                    return False
+                self.recheck()
+                continue
+            rung = -1 if why == 2 else self.doorbell.clear()
             if rung < 0:
-                self.rescinded = True
-                self.usable()
+                self.rescinded = True     # once everything is read, the next look raises
+                continue
             self.events += rung
             self.wakeups += 1
+
+    def recheck(self) -> None:
+        """For event loops: to be called when ``recheck_every`` seconds passed in silence, then drain and arm.
+
+        Only counts: ``rechecks`` and ``rechecks_needed``, packets that nobody had announced, in ``stats()``.
+        """
+        cdef int64_t rung
+        if self.closed:
+            self.usable()
+        self.rechecks += 1
+        rung = self.doorbell.clear()
+        if rung > 0:
+            self.events += rung
+        elif rung == 0 and self.rx.available:
+            self.rechecks_needed += 1
 
     cdef int arm_once(self) except -1:
         """Unmask, fence, look again: is there something to read?"""
@@ -601,6 +723,8 @@ cdef class Channel:
             "waits": self.waits,
             "armed": self.armed,
             "ring_full": self.full,
+            "rechecks": self.rechecks,
+            "rechecks_needed": self.rechecks_needed,
         }
 
     def __repr__(self):

@@ -16,6 +16,10 @@ COMMANDS: Final = {
     "demo": "all six services between two processes, doing real work; no Hyper-V needed",
     "run": "serve the host: the agent",
     "host": "a virtual Hyper-V host, and the verbs to drive it",
+    "devices": "the devices on VMBus and their drivers",
+    "bind": "give services to uio_hv_generic, so that `hvring run` can serve them",
+    "unbind": "give services back to the drivers they came from",
+    "doctor": "what is right and what is wrong here for serving Hyper-V",
     "kvp": "read and write the key-value pools of this machine",
 }
 

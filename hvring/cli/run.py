@@ -12,7 +12,7 @@ import signal
 import stat
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,23 +32,36 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "run",
         help="serve the host: the agent",
-        description="Serves the host until it is stopped by SIGINT or SIGTERM. Over a virtual host, effects on this "
-        "machine (freeze, power, clock) are rehearsed unless --real is given.",
+        description="Serves the host until it is stopped by SIGINT or SIGTERM. On Hyper-V effects on this machine "
+        "(freeze, power, clock) are real unless --rehearse is given; over a virtual host they are rehearsed unless "
+        "--real is given.",
     )
     parser.add_argument(
-        "services", nargs="*", metavar="SERVICE", help=f"of {', '.join(SERVICE_NAMES)}; default: all"
+        "services",
+        nargs="*",
+        metavar="SERVICE",
+        help=f"of {', '.join(SERVICE_NAMES)}; default: on Hyper-V those that are bound, over a virtual host all",
     )
-    parser.add_argument("--virtual", metavar="PATH", required=True, help="the socket of a virtual host")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--virtual", metavar="PATH", help="serve a virtual host, at this socket")
+    where.add_argument(
+        "--bind",
+        action="store_true",
+        help="take the services from the kernel's driver (see `hvring bind`) and give them back at the end; without "
+        "names all but timesync",
+    )
+    meant = parser.add_mutually_exclusive_group()
+    meant.add_argument("--real", action="store_true", help="mean it: really freeze, power off, set the clock")
+    meant.add_argument("--rehearse", action="store_true", help="only say what would be done")
     parser.add_argument(
-        "--real", action="store_true", help="mean it: really freeze, power off, set the clock"
+        "--pool-dir", metavar="DIR", help=f"the KVP pool files; if effects are real: {DIRECTORY}"
     )
-    parser.add_argument("--pool-dir", metavar="DIR", help=f"the KVP pool files; with --real: {DIRECTORY}")
     parser.add_argument(
         "--allow",
         metavar="DIR",
         action="append",
-        help="the host may copy files below DIR; may be repeated; rehearsing, the default is the directory for "
-        "temporary files, else none",
+        help="the host may copy files below DIR; may be repeated; default: none, over a virtual host the directory "
+        "for temporary files unless --real is given",
     )
     parser.add_argument("--set-clock", action="store_true", help="let the host's SYNC set the clock")
     states = [state.name.lower() for state in ApplicationState]
@@ -72,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 2
-    prefix = "" if args.real else REHEARSAL
+    real = args.real or (args.virtual is None and not args.rehearse)
+    prefix = "" if real else REHEARSAL
     logging.basicConfig(
         level=logging.DEBUG if args.verbose else logging.WARNING,
         format=f"{prefix}%(message)s",
@@ -80,25 +94,42 @@ def run(args: argparse.Namespace) -> int:
     )
     logging.getLogger("hvring.agent").setLevel(logging.ERROR)  # its events are printed below
     out = _Output(args.json, prefix)
+    if args.virtual is not None:
+        from hvring.transport.virtual import connect_async
+
+        _run(args, real, out, args.services, partial(connect_async, args.virtual, timeout=None, wait=True))
+        return 0
+    from hvring.cli.run_uio import line
+    from hvring.transport.sysfs import Bus
+
+    if not Bus().present:
+        print(
+            "hvring run: this is no Hyper-V guest (there is no VMBus), so there is nothing to serve; "
+            "--virtual PATH serves a virtual host",
+            file=sys.stderr,
+        )
+        return 0
+    with line(args.services, args.bind, out.tell) as (names, opener):
+        _run(args, real, out, names, opener)
+    return 0
+
+
+def _run(args: argparse.Namespace, real: bool, out: _Output, names: Sequence[str], opener: Opener) -> None:
     effects = Effects(
-        real=args.real,
-        pool_directory=args.pool_dir or (DIRECTORY if args.real else _private_directory("pools")),
-        allow=args.allow or ([] if args.real else [_temporary()]),
+        real=real,
+        pool_directory=args.pool_dir or (DIRECTORY if real else _private_directory("pools")),
+        allow=args.allow or ([] if real or args.virtual is None else [_temporary()]),
         set_clock=args.set_clock,
         health=_health(args),
         on_shutdown=out.shutdown,
     )
-    services = standard_services(effects, args.services or SERVICE_NAMES)
+    services = standard_services(effects, names or SERVICE_NAMES)
     out.say(
         serving=[service.name for service in services],
         pools=os.fspath(effects.pool_directory),
         allow=[os.fspath(path) for path in effects.allow],
     )
-    from hvring.transport.virtual import connect_async
-
-    opener: Opener = partial(connect_async, args.virtual, timeout=None, wait=True)
     asyncio.run(_serve(Agent(services, opener, on_event=out.event), out))
-    return 0
 
 
 async def _serve(agent: Agent, out: _Output) -> None:
@@ -139,10 +170,13 @@ class _Output:
             print(f"{self._prefix}{words}", flush=True)
 
     def event(self, event: Event) -> None:
+        self.tell(event.kind.value, event.service, event.detail)
+
+    def tell(self, what: str, service: str, detail: str) -> None:
         if self._json:
-            self.say(event=event.kind.value, service=event.service, detail=event.detail)
+            self.say(event=what, service=service, detail=detail)
         else:
-            print(f"{self._prefix}{event.service}: {event.kind.value} {event.detail}".rstrip(), flush=True)
+            print(f"{self._prefix}{service}: {what} {detail}".rstrip(), flush=True)
 
     def shutdown(self, order: ShutdownOrder) -> None:
         fields = {

@@ -11,6 +11,8 @@ from hvring.host.errors import GuestStatusError, HostError, NoAnswerError, NotRe
 from hvring.host.events import Event, Violation
 from hvring.host.fcopy import CopyReport
 from hvring.host.heartbeat import Contact, HeartbeatStatus
+from hvring.host.host import Host
+from hvring.host.link import Link
 from hvring.host.measure import Measure
 from hvring.host.raw import Raw
 from hvring.host.timesync import TimeExchange
@@ -25,7 +27,9 @@ __all__ = [
     "Event",
     "GuestStatusError",
     "HeartbeatStatus",
+    "Host",
     "HostError",
+    "Link",
     "Measure",
     "NoAnswerError",
     "NotReadyError",

@@ -1,200 +1,53 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's end of one open channel, on an event loop; the guest's signals are counted."""
+"""What the host needs of an open channel; hvring has one over shared memory, a VMM may bring its own."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import select
-from collections.abc import Callable
-from typing import Final
-
-from hvring.errors import RingCorruptError
-from hvring.host.errors import NotReadyError
-from hvring.ring import Packet, RingConsumer, RingProducer
-from hvring.transport.virtual import Offer
-
-_BURST: Final = 64  # packets that are taken before other tasks have their turn
-_ROOM_RECHECK: Final = 0.25  # seconds; a guest may forget to tell that there is room
+from typing import Protocol
 
 
-class Link:
-    """Send to a guest and hear from it.
+class Packet(Protocol):
+    """What a link receives; hvring.ring.Packet is one. ``flags`` are the descriptor's."""
 
-    ``received`` gets every packet, of whatever type. ``needless`` gets the number of signals that the rules
-    of PROTOCOL §2.6 and §2.7 do not allow. ``broken`` is called once when the guest corrupted a ring; the
-    link is of no use then. All are called from the event loop.
+    @property
+    def type(self) -> int: ...
+    @property
+    def flags(self) -> int: ...
+    @property
+    def transaction_id(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
 
-    The guest may signal once for each time that it made the ring non-empty while it was not masked. It
-    decides and signals in two steps and the host may drain in between, so one signal of an earlier arming
-    may come together with that of the present one: the credit is never more than two.
+
+class Link(Protocol):
+    """The host's end of one open channel.
+
+    Whoever makes one gives it to a session's ``opened``, every packet that comes to ``received``, and says
+    ``closed`` at the end.
     """
-
-    def __init__(
-        self,
-        offer: Offer,
-        *,
-        received: Callable[[Packet], None],
-        needless: Callable[[int], None],
-        broken: Callable[[RingCorruptError], None],
-    ) -> None:
-        self.memory = offer.memory
-        self.ring_size = offer.ring_size
-        self.open = True
-        self._offer = offer
-        self._rx = RingConsumer(offer.memory, 0, offer.ring_size, types=None)
-        self._tx = RingProducer(offer.memory, offer.ring_size, offer.ring_size)
-        self._received, self._needless, self._broken = received, needless, broken
-        self._loop = asyncio.get_running_loop()
-        self._fresh = False  # armed since the last packet was found
-        self._credit = 0
-        self._room_credit = 0
-        self._room: asyncio.Event | None = None
-        self._loop.add_reader(offer.guest_event, self._wake)
-        self._loop.call_soon(self._wake)
 
     def send(self, payload: bytes, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0) -> None:
         """Put one packet on the ring; RingFullError without room, NotReadyError without a guest."""
-        if not self.open:
-            raise NotReadyError("the guest is gone")
-        try:
-            due = self._tx.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
-        except RingCorruptError as error:
-            self._break(error)
-            raise NotReadyError(f"the guest corrupted the ring: {error}") from error
-        if due:
-            self.signal()
+        ...
 
     async def send_when_room(
         self, payload: bytes, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0
     ) -> None:
-        """As :meth:`send`, but wait for room (PROTOCOL §2.7); PacketTooLargeError if there can be none."""
-        if len(payload) <= self._tx.max_payload and not self._fits(len(payload)):
-            self._room_credit = 1
-            self._room = room = asyncio.Event()
-            try:
-                while not self._fits(len(payload)):
-                    room.clear()
-                    try:
-                        async with asyncio.timeout(_ROOM_RECHECK):
-                            await room.wait()
-                    except TimeoutError:
-                        pass
-            finally:
-                self._room = None
-                self._fits(0)  # takes the request for a signal back
-        self.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
-
-    def signal(self) -> None:
-        """Ring the guest's doorbell, needed or not."""
-        if not self.open:
-            return
-        if _ready(
-            self._offer.host_event, select.POLLOUT
-        ):  # else the guest filled the counter itself: it is awake
-            os.eventfd_write(self._offer.host_event, 1)
+        """As :meth:`send`, but wait for room; PacketTooLargeError if there can be none."""
+        ...
 
     def unread(self) -> bool:
         """Did the guest leave something that was sent in the ring?"""
-        try:
-            return self._tx.free < self._tx.size
-        except RingCorruptError:
-            return True
+        ...
 
     def silent(self) -> bool:
         """Is there something from the guest that it ought to have signalled by now, and did not?"""
-        try:
-            return self.open and self._fresh and self._rx.available > 0 and not self._rung()
-        except RingCorruptError:
-            return False
+        ...
 
     def look(self) -> None:
         """Take what is there, signalled or not."""
-        self._wake()
+        ...
 
     def close(self) -> None:
         """Take what the guest still sent, then let go of everything. May be called twice."""
-        if not self.open:
-            return
-        self._wake(again=False)
-        if self.open:
-            self._release()
-
-    def _fits(self, length: int) -> bool:
-        """Is there room, or no use in waiting for it? Otherwise the guest is asked to signal."""
-        try:
-            return not self.open or self._tx.want_room(length)
-        except RingCorruptError as error:
-            self._break(error)
-            return True
-
-    def _break(self, error: RingCorruptError) -> None:
-        if self.open:
-            self._release()
-            self._broken(error)
-
-    def _release(self) -> None:
-        self.open = False
-        self._loop.remove_reader(self._offer.guest_event)
-        self._offer.close()
-        if self._room is not None:
-            self._room.set()
-
-    def _rung(self) -> bool:
-        return _ready(self._offer.guest_event, select.POLLIN)
-
-    def _wake(self, again: bool = True) -> None:
-        """One round: take the signals, mask, drain, account, arm; until arming finds nothing."""
-        if not self.open:
-            return
-        try:
-            while True:
-                drained = self._round()
-                if not self.open:
-                    return
-                if not drained:
-                    if again:
-                        self._loop.call_soon(self._wake)
-                    return
-                self._fresh = True
-                if not self._rx.arm() or not again:
-                    return
-        except RingCorruptError as error:
-            self._break(error)
-
-    def _round(self) -> bool:
-        """False: the guest sends faster than it should be listened to at one go."""
-        try:
-            rung = os.eventfd_read(self._offer.guest_event)
-        except BlockingIOError:
-            rung = 0
-        if rung and self._room is not None:
-            self._room.set()
-        self._rx.mask()
-        packets = self._rx.recv_many(_BURST)
-        if packets and self._fresh:
-            self._fresh = False
-            self._credit = min(self._credit + 1, 2)
-        self._account(rung)
-        if self._rx.take_signal():
-            self.signal()
-        for packet in packets:
-            if self.open:
-                self._received(packet)
-        return len(packets) < _BURST
-
-    def _account(self, rung: int) -> None:
-        self._credit -= rung
-        if self._credit < 0:
-            allowed = min(self._room_credit, -self._credit)
-            self._room_credit -= allowed
-            excess = -self._credit - allowed
-            self._credit = 0
-            if excess:
-                self._needless(excess)
-
-
-def _ready(descriptor: int, event: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    return bool(poll.poll(0))
+        ...

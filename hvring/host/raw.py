@@ -8,10 +8,10 @@ import mmap
 from collections import deque
 from types import TracebackType
 
-from hvring.host.errors import NoAnswerError, NotReadyError
-from hvring.host.link import Link
+from hvring.host.errors import HostError, NoAnswerError, NotReadyError
+from hvring.host.link import Link, Packet
+from hvring.host.ring_link import RingLink
 from hvring.host.session import Session
-from hvring.ring import Packet
 
 
 class Raw:
@@ -46,11 +46,11 @@ class Raw:
     @property
     def memory(self) -> mmap.mmap:
         """Both rings as the guest sees them, guest-to-host first; each ``ring_size`` bytes."""
-        return self._link().memory
+        return self._ring_link().memory
 
     @property
     def ring_size(self) -> int:
-        return self._link().ring_size
+        return self._ring_link().ring_size
 
     def send(self, payload: bytes, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0) -> None:
         """Put one packet with any payload on the ring; RingFullError when there is no room."""
@@ -58,7 +58,7 @@ class Raw:
 
     def signal(self) -> None:
         """Wake the guest for nothing."""
-        self._link().signal()
+        self._ring_link().signal()
 
     async def receive(self, timeout: float = 5.0) -> Packet:
         """The next packet from the guest, unchecked. NoAnswerError after ``timeout`` seconds."""
@@ -95,3 +95,9 @@ class Raw:
         if self._session.link is None:
             raise NotReadyError(f"{self._session.name}: no guest is attached")
         return self._session.link
+
+    def _ring_link(self) -> RingLink:
+        link = self._link()
+        if not isinstance(link, RingLink):
+            raise HostError(f"{self._session.name}: this channel's rings are not in reach")
+        return link

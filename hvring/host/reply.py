@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from hvring.errors import MessageError
+from hvring.host.link import Packet
 from hvring.ic.frame import DATA, RESPONSE_FLAGS, Frame, Status
-from hvring.ring import Packet
 
 _STATUSES: Final = frozenset(int(s) for s in Status)
 

@@ -18,13 +18,12 @@ from hvring.errors import (
 )
 from hvring.host.errors import HostError, NoAnswerError, NotReadyError
 from hvring.host.events import Event, Kind
-from hvring.host.link import Link
+from hvring.host.link import Link, Packet
 from hvring.host.measure import Measure
 from hvring.host.offers import DIALECTS
 from hvring.host.reply import judge
 from hvring.host.timing import Timing
 from hvring.ic import Frame, MessageType, Negotiated, NegotiateReply, NegotiateRequest
-from hvring.ring import Packet
 from hvring.vmbus.packets import PacketType
 
 _GRACE: Final = 0.1  # seconds that may lie between a guest's publishing and its signalling

@@ -19,7 +19,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import Any, TypeVar
 
 from hvring.host.events import Event
@@ -30,8 +30,8 @@ from hvring.vmbus import SERVICE_NAMES
 T = TypeVar("T")
 
 
-class ThreadedHost(VirtualHost):
-    """A VirtualHost whose verbs are carried out in its thread, by :meth:`do`."""
+class Threaded(AbstractAsyncContextManager[Any]):
+    """Added to a host: its verbs are carried out in its thread, by :meth:`do`."""
 
     loop: asyncio.AbstractEventLoop
 
@@ -42,6 +42,13 @@ class ThreadedHost(VirtualHost):
             return future.result(timeout)
         finally:
             future.cancel()
+
+
+class ThreadedHost(VirtualHost, Threaded):
+    """A VirtualHost whose verbs are carried out in its thread."""
+
+
+H = TypeVar("H", bound=Threaded)
 
 
 @contextmanager
@@ -56,7 +63,13 @@ def running_host(
 
     Raises EndpointError when the socket cannot be made.
     """
-    host = ThreadedHost(path, services, timing=timing, on_event=on_event)
+    with in_thread(ThreadedHost(path, services, timing=timing, on_event=on_event)) as host:
+        yield host
+
+
+@contextmanager
+def in_thread(host: H) -> Iterator[H]:
+    """Enter ``host`` on an event loop in a new thread; leave it, and end the thread, at the end."""
     started = threading.Event()
     failure: list[BaseException] = []
 

@@ -12,28 +12,18 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import Any, Final
 
-from hvring.errors import EndpointError, MessageError
-from hvring.host.errors import HostError
-from hvring.host.events import MAX_LISTED, Event, Violation
-from hvring.host.fcopy import FcopyVerbs
-from hvring.host.heartbeat import HeartbeatVerbs
-from hvring.host.kvp import KvpVerbs
-from hvring.host.link import Link
-from hvring.host.measure import Measure
-from hvring.host.raw import Raw
+from hvring.errors import EndpointError
+from hvring.host.events import Event
+from hvring.host.host import Host
+from hvring.host.ring_link import RingLink
 from hvring.host.session import Session
-from hvring.host.shutdown import ShutdownVerbs
-from hvring.host.timesync import TimesyncVerbs
 from hvring.host.timing import Timing
-from hvring.host.vss import VssVerbs
-from hvring.ic import Negotiated
 from hvring.transport.endpoint import MAX_DATAGRAM, OpenRequest, normal_guid, refusal
 from hvring.transport.listener import Listener
 from hvring.transport.virtual import Offer
 from hvring.vmbus import BY_CLASS, BY_NAME, SERVICE_NAMES
 
 _ACCEPT_AGAIN: Final = 0.2  # seconds
-_LAST_THAW: Final = 5.0  # seconds that a frozen guest has to answer a host that is leaving
 
 _log = logging.getLogger("hvring.host")
 
@@ -61,16 +51,11 @@ class _Slot:
                 pass
 
 
-class VirtualHost:
+class VirtualHost(Host):
     """A host for guests on this machine; ``async with VirtualHost(path) as host:``.
 
-    ``services`` are offered from the start; the others can be offered later. ``on_event`` gets every Event
-    as it happens, from the event loop. ``violations`` lists the rules that guests broke; a violation never
-    ends the host. The verbs are in ``shutdown``, ``timesync``, ``heartbeat``, ``kvp``, ``vss`` and
-    ``fcopy``; they raise HostError and MessageError, and every one of them may be cancelled. ``measure``
-    has each service's numbers.
-
-    Raises EndpointError when the socket cannot be made, on entering.
+    ``services`` are offered from the start; the others can be offered later. The verbs and what they report
+    are those of Host. Raises EndpointError when the socket cannot be made, on entering.
     """
 
     def __init__(
@@ -81,22 +66,12 @@ class VirtualHost:
         timing: Timing | None = None,
         on_event: Callable[[Event], None] | None = None,
     ) -> None:
+        super().__init__(timing=timing, on_event=on_event)
         self.path = os.fspath(path)
-        self.violations: list[Violation] = []
-        self.violation_count = 0
-        self._on_event = on_event
-        self._timing = timing or Timing()
         offered = set(services)
         if unknown := offered - set(SERVICE_NAMES):
             raise ValueError(f"no such service: {', '.join(sorted(unknown))}")
-        self._slots = {name: _Slot(self._session(name), name in offered) for name in SERVICE_NAMES}
-        self.measure: dict[str, Measure] = {name: slot.session.measure for name, slot in self._slots.items()}
-        self.shutdown = ShutdownVerbs(self._slots["shutdown"].session)
-        self.timesync = TimesyncVerbs(self._slots["timesync"].session)
-        self.heartbeat = HeartbeatVerbs(self._slots["heartbeat"].session)
-        self.kvp = KvpVerbs(self._slots["kvp"].session)
-        self.vss = VssVerbs(self._slots["vss"].session)
-        self.fcopy = FcopyVerbs(self._slots["fcopy"].session)
+        self._slots = {name: _Slot(session, name in offered) for name, session in self.sessions.items()}
         self._changed = asyncio.Event()  # replaced whenever a slot changes
         self._connections: set[asyncio.Task[None]] = set()
         self._listener: Listener | None = None
@@ -116,12 +91,7 @@ class VirtualHost:
         if self._listener is not None and self._listener.socket.fileno() >= 0:
             asyncio.get_running_loop().remove_reader(self._listener.socket)
         try:
-            if self.vss.frozen:
-                try:
-                    async with asyncio.timeout(_LAST_THAW):
-                        await self.vss.thaw()
-                except (HostError, MessageError, TimeoutError) as failure:
-                    self._tell(Event("failed", "vss", f"not thawed: {failure or 'no answer'}"))
+            await self.thaw()
         finally:
             for slot in self._slots.values():
                 slot.offered = False
@@ -153,10 +123,9 @@ class VirtualHost:
 
         Raises TimeoutError.
         """
-        names = services or tuple(name for name, slot in self._slots.items() if slot.offered)
-        async with asyncio.timeout(timeout):
-            for name in names:
-                await self._slot(name).session.wait_ready()
+        names = services or [name for name, slot in self._slots.items() if slot.offered]
+        if names:
+            await super().wait_ready(*names, timeout=timeout)
 
     async def wait_detached(self, service: str, timeout: float | None = None) -> None:
         """Until no guest is attached to the service. Raises TimeoutError."""
@@ -165,78 +134,19 @@ class VirtualHost:
             while slot.connection is not None:
                 await self._changed.wait()
 
-    async def renegotiate(self, service: str) -> Negotiated:
-        """Negotiate once more, as a host does after saving and restoring."""
-        return await self._slot(service).session.renegotiate()
-
-    def negotiated(self, service: str) -> Negotiated | None:
-        """The versions in force, None without a guest that is ready."""
-        return self._slot(service).session.negotiated
-
-    def raw(self, service: str) -> Raw:
-        """Faults for one service: ``async with host.raw("kvp") as raw:``."""
-        return Raw(self._slot(service).session)
-
     def status(self) -> dict[str, Any]:
-        """Everything worth knowing, as plain data."""
-        heartbeat = self.heartbeat.status
-        return {
-            "socket": self.path,
-            "services": {name: self._service_status(slot) for name, slot in self._slots.items()},
-            "heartbeat": {
-                "contact": heartbeat.contact.value,
-                "application": None if heartbeat.application is None else heartbeat.application.name.lower(),
-                "misses": heartbeat.misses,
-            },
-            "frozen": self.vss.frozen,
-            "violations": self.violation_count,
-        }
+        """As for Host, with the path of the socket."""
+        return {"socket": self.path, **super().status()}
 
-    def _service_status(self, slot: _Slot) -> dict[str, Any]:
-        session = slot.session
-        agreed = session.negotiated
-        if agreed is not None:
-            state = "ready"
-        elif slot.connection is not None:
-            state = "failed" if session.failure else "attached"
-        else:
-            state = "waiting" if slot.offered else "off"
-        return {
-            "state": state,
-            "framework": None if agreed is None else str(agreed.framework),
-            "version": None if agreed is None else str(agreed.version),
-            "failure": session.failure,
-            **session.measure.as_dict(),
-        }
+    def _state(self, session: Session) -> str:
+        state = super()._state(session)
+        return "off" if state == "waiting" and not self._slots[session.name].offered else state
 
-    # ---------------------------------------------------------------------------------- what sessions report
-
-    def _session(self, name: str) -> Session:
-        def accuse(request: str, what: str) -> None:
-            violation = Violation(name, request, what)
-            self.violation_count += 1
-            if len(self.violations) < MAX_LISTED:
-                self.violations.append(violation)
-                self._tell(Event("violation", name, f"violation: {request}: {what}"))
-
-        def drop() -> None:
-            self._slots[name].revoke("the guest corrupted the ring")
-
-        return Session(name, self._timing, tell=self._tell, accuse=accuse, drop=drop)
-
-    def _tell(self, event: Event) -> None:
-        _log.debug("%s", event)
-        if self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:  # of the listener; the guests are not to suffer from it
-                _log.exception("the listener for events failed")
+    def _corrupted(self, service: str) -> None:
+        self._slots[service].revoke("the guest corrupted the ring")
 
     def _slot(self, service: str) -> _Slot:
-        try:
-            return self._slots[service]
-        except KeyError:
-            raise ValueError(f"no such service: {service}; there are {', '.join(SERVICE_NAMES)}") from None
+        return self._slots[self._named(service).name]
 
     def _notify(self) -> None:
         self._changed.set()
@@ -291,7 +201,7 @@ class VirtualHost:
     async def _request(self, connection: socket.socket) -> OpenRequest | None:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._timing.open_request):
+            async with asyncio.timeout(self.timing.open_request):
                 data = await loop.sock_recv(connection, MAX_DATAGRAM + 1)
             if not data:
                 return None
@@ -339,10 +249,12 @@ class VirtualHost:
         """Open the channel and keep it for as long as the connection lasts."""
         session = slot.session
         slot.reason = "the guest detached"
-        link: Link | None = None
+        link: RingLink | None = None
         try:
             offer = Offer(BY_NAME[session.name])
-            link = Link(offer, received=session.received, needless=session.needless, broken=session.broken)
+            link = RingLink(
+                offer, received=session.received, needless=session.needless, broken=session.broken
+            )
             offer.answer(connection)
             session.tell("attached", "a guest attached")
             session.opened(link)

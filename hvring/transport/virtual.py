@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 from hvring.channel import Channel, EventfdDoorbell
-from hvring.errors import EndpointError
+from hvring.errors import EndpointError, RingCorruptError
 from hvring.transport.endpoint import (
     DESCRIPTORS,
     EndpointUnavailableError,
@@ -207,20 +207,26 @@ def _open(reply: OfferReply, descriptors: list[int], connection: socket.socket) 
     memory = _map(descriptors[0], 2 * reply.ring_size)
     for descriptor in descriptors[1:]:
         _check_event(descriptor)
-    doorbell = EventfdDoorbell(os.dup(descriptors[1]), os.dup(descriptors[2]))
-    lifeline = os.dup(connection.fileno())
+    own: list[int] = []
+    try:
+        for descriptor in (*descriptors[1:], connection.fileno()):
+            own.append(os.dup(descriptor))
+    except OSError as error:
+        close_all(own)
+        raise EndpointError(f"no descriptors for a channel: {error.strerror}") from error
+    signal, wake, lifeline = own  # the channel's from here on, also when it refuses broken rings
     try:
         return Channel(
             memory,
             ring_size=reply.ring_size,
             tx_offset=0,
             rx_offset=reply.ring_size,
-            doorbell=doorbell,
+            doorbell=EventfdDoorbell(signal, wake),
             lifeline=lifeline,
             name=BY_CLASS[reply.class_guid].name if reply.class_guid in BY_CLASS else reply.class_guid,
         )
-    except BaseException:  # rings that are broken from the start
-        os.close(lifeline)
+    except RingCorruptError:
+        memory.close()  # the error's traceback would keep it for a while
         raise
 
 

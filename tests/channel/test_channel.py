@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -16,7 +17,7 @@ import pytest
 
 from hvring import Channel, ChannelClosedError, ChannelRescindedError
 from hvring.channel import EventfdDoorbell
-from hvring.errors import BufferTooSmallError, PacketTooLargeError, RingFullError
+from hvring.errors import BufferTooSmallError, PacketTooLargeError, RingCorruptError, RingFullError
 from hvring.vmbus.arrays import descriptor_dtype
 
 
@@ -203,11 +204,28 @@ def test_close_waits_for_views_and_tells_its_owner_once(pair) -> None:
 
 
 def test_descriptors_are_not_leaked(pair) -> None:
+    gc.collect()
     before = len(os.listdir("/proc/self/fd"))
     guest, host = pair()
     guest.fileno()
     guest.close()
     host.close()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_ring_that_is_refused_leaks_no_descriptors() -> None:
+    gc.collect()  # what earlier tests left
+    before = len(os.listdir("/proc/self/fd"))
+    memory = bytearray(4 * 8192)
+    struct.pack_into("<I", memory, 8192, 3)  # an impossible write_index
+    for _ in range(3):
+        doorbell = EventfdDoorbell(os.eventfd(0), os.eventfd(0))
+        with pytest.raises(RingCorruptError):
+            Channel(
+                memory, ring_size=8192, tx_offset=0, rx_offset=8192, doorbell=doorbell, lifeline=os.dup(0)
+            )
+        del doorbell
+    gc.collect()
     assert len(os.listdir("/proc/self/fd")) == before
 
 

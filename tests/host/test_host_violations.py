@@ -354,7 +354,7 @@ async def test_a_corrupted_read_index_is_found_when_sending(path):
 
 
 async def test_the_list_of_violations_is_bounded_and_the_count_is_not(path, monkeypatch):
-    monkeypatch.setattr("hvring.host.virtual_host.MAX_LISTED", 3)
+    monkeypatch.setattr("hvring.host.host.MAX_LISTED", 3)
     async with VirtualHost(path) as host, Guest(path, "kvp") as guest:
         await host.wait_ready("kvp")
         for _ in range(10):

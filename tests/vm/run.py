@@ -67,7 +67,12 @@ def _parts(cache: Cache, wheel_file: Path | None) -> machine.Parts:
         guest_base=images.guest_base(cache),
         device=device.device(cache),
         middle=Path(__file__).parent / "middle",
-        trees=(("site", site), ("t", scenarios.DIRECTORY)),
+        trees=(
+            ("site", site),
+            ("t", scenarios.DIRECTORY),
+            ("oracle", _TREE / "tests/oracle"),
+            ("examples", _TREE / "examples"),
+        ),
     )
 
 

@@ -1,16 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host's end of one hv-ic device: frames over a Unix socket, as described at the top of lab/hv-ic.c."""
+"""The host's end of one hv-ic device, for requests written by hand."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
+
+from frames import IN_BAND, Frame, take
 
 # Written down a second time on purpose: a lab that used hvring's own table would not notice it to be wrong.
 GUIDS: Final = {  # service: (class, instance)
@@ -21,8 +22,6 @@ GUIDS: Final = {  # service: (class, instance)
     "vss": ("35fa2e29-ea23-4236-96ae-3a6ebacba440", "2450ee40-33bf-4fbd-892e-9fb06e9214cf"),
     "fcopy": ("34d14be3-dee4-41c8-9ae7-6b174977c192", "eb765408-105f-49b6-b4aa-c123b64d17d4"),
 }
-_HEAD: Final = struct.Struct("<IBBHHHQ")
-IN_BAND: Final = 6
 
 
 class Packet(NamedTuple):
@@ -103,7 +102,7 @@ class Device:
         if transaction_id is None:
             self._transaction_id += 1
             transaction_id = self._transaction_id
-        self._frame("P", payload, transaction_id, int(completion), packet_type)
+        self._send(Frame("P", payload, transaction_id, completion, packet_type))
         return transaction_id
 
     def receive(self, timeout: float = 10.0) -> Packet | None:
@@ -122,7 +121,7 @@ class Device:
 
     def statistics(self, timeout: float = 5.0) -> str:
         """The device's own counters, as text; "" if it does not answer."""
-        self._frame("Q")
+        self._send(Frame("Q"))
         seen = len(self.notes)
         found: list[str] = []
 
@@ -135,16 +134,13 @@ class Device:
 
     def drop_waiting(self) -> None:
         """Make the device forget the packets that wait for room in the guest's ring."""
-        self._frame("X")
+        self._send(Frame("X"))
 
-    def _frame(
-        self, kind: str, payload: bytes = b"", transaction_id: int = 0, flags: int = 0, packet_type: int = 0
-    ) -> None:
+    def _send(self, frame: Frame) -> None:
         if not self._socket:
             raise ConnectionError(f"{self.name}: not connected")
-        head = _HEAD.pack(_HEAD.size - 4 + len(payload), ord(kind), flags, packet_type, 0, 0, transaction_id)
         self._socket.settimeout(None)
-        self._socket.sendall(head + payload)
+        self._socket.sendall(frame.encode())
 
     def _until(self, condition: Callable[[], bool], timeout: float) -> bool:
         end = time.monotonic() + timeout
@@ -165,16 +161,12 @@ class Device:
 
     def _take(self, data: bytes) -> None:
         self._bytes += data
-        while len(self._bytes) >= _HEAD.size:
-            length, kind, flags, packet_type, _, _, number = _HEAD.unpack_from(self._bytes)
-            if len(self._bytes) < length + 4:
-                break
-            payload = bytes(self._bytes[_HEAD.size : length + 4])
-            del self._bytes[: length + 4]
-            if chr(kind) == "P":
-                self._packets.append(Packet(payload, packet_type, number, bool(flags & 1)))
+        for frame in take(self._bytes):
+            if frame.kind == "P":
+                packet = Packet(frame.payload, frame.packet_type, frame.number, frame.completion)
+                self._packets.append(packet)
             else:
-                self._note(chr(kind), number, payload.decode(errors="replace"))
+                self._note(frame.kind, frame.number, frame.payload.decode(errors="replace"))
 
     def _note(self, kind: str, number: int, text: str) -> None:
         self.notes.append((kind, number, text))

@@ -9,12 +9,17 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from device import Device
 from qmp import Qmp
 from shell import Shell, ShellError
+
+if TYPE_CHECKING:
+    from host import LabHost
 
 _RUN = Path("/run")
 # kvm=off hides KVM's own CPUID leaves, which Linux would prefer to Hyper-V's
@@ -30,13 +35,16 @@ class SkipError(Exception):
 class Lab:
     """One guest. ``guest`` is a scenario's GUEST with all defaults; ``kernel`` is the guest's release.
 
-    ``devices`` are the hv-ic devices by service name; ``qmp("query-…")`` talks to the guest's QEMU.
+    ``devices`` are the hv-ic devices by service name; ``qmp("query-…")`` talks to the guest's QEMU;
+    ``kept`` is for what a check leaves to later ones.
     Methods that wait raise ShellError or ConnectionError when the guest is gone.
     """
 
     def __init__(self, guest: dict[str, Any], kernel: str) -> None:
         self.kernel = kernel
         self.failed: list[str] = []
+        self.kept: dict[str, Any] = {}
+        self._at_end = ExitStack()
         self.devices = {name: Device(name, _RUN) for name in guest["services"]}
         self._start = time.monotonic()
         command = [
@@ -84,6 +92,16 @@ class Lab:
         self.qmp = Qmp(f"{_RUN}/qmp")
         self._shell.wait_ready(timeout)
 
+    @cached_property
+    def host(self) -> LabHost:
+        """hvring's host, in a thread of its own and with all devices, from the first use on: ``lab.host.do(…)``."""
+        from host import LabHost
+
+        from hvring.host.testing import in_thread
+
+        host = LabHost(self.devices, on_event=lambda event: self.say("host:", event))
+        return self._at_end.enter_context(in_thread(host))
+
     def say(self, *words: object) -> None:
         """A line in the log, with the seconds since the guest's start."""
         print(f"L1 {time.monotonic() - self._start:6.2f}", *words, flush=True)
@@ -126,12 +144,14 @@ class Lab:
 
     def stop(self, timeout: float = 15.0) -> None:
         """Switch the guest off, by force if need be."""
-        try:
-            self._shell.tell("poweroff -f")
-            self.qemu.wait(timeout)
-        except (AttributeError, OSError, subprocess.TimeoutExpired):
-            self.say("killing the guest's QEMU")
-            self.qemu.kill()
+        self._at_end.close()
+        if self.qemu.poll() is None:
+            try:
+                self._shell.tell("poweroff -f")
+                self.qemu.wait(timeout)
+            except (AttributeError, OSError, subprocess.TimeoutExpired):
+                self.say("killing the guest's QEMU")
+                self.qemu.kill()
         self.say("QEMU's exit status", self.qemu.wait())
         sys.stdout.flush()
 

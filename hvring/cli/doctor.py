@@ -1,0 +1,47 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hvring doctor``: is this machine fit to serve Hyper-V from user space, and what is to be done."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+
+from hvring.cli import bus
+from hvring.cli.findings import Finding, Level, absent, examine
+from hvring.transport import kernels
+
+FINE, TO_DO, NOT_HYPERV = 0, 1, 3
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The words of this command."""
+    parser = commands.add_parser(
+        "doctor",
+        help="what is right and what is wrong here for serving Hyper-V",
+        description="Looks, and changes nothing. Exit status: 0 all is well, 1 something is to be done, 3 this is no "
+        "Hyper-V guest.",
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON array")
+    bus.add_options(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """The exit status says whether anything is to be done."""
+    here = bus.bus(args)
+    if not here.present:
+        finding = absent(here)
+        _print([finding], args.json)
+        return TO_DO if finding.level is Level.TODO else NOT_HYPERV
+    findings = list(examine(here, kernels.running(), bus.binder(args).bound()))
+    _print(findings, args.json)
+    return TO_DO if any(finding.level is Level.TODO for finding in findings) else FINE
+
+
+def _print(findings: Sequence[Finding], as_json: bool) -> None:
+    if as_json:
+        rows = [{"level": f.level.value, "topic": f.topic, "text": f.text} for f in findings]
+        print(json.dumps(rows, indent=1))
+    else:
+        print(bus.table((f.level.value, f.topic, f.text) for f in findings))

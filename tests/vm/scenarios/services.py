@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``hvring run`` serves all six services over uio_hv_generic to hvring's own host, with effects that are real."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import random
+import time
+
+SECONDS = 150
+_HOST_YEAR_2033 = 1_988_150_400
+_WRITER = "(echo frozen > /mnt/while-frozen; echo done > /tmp/written)"
+_WRITER_STATE = "cut -d ' ' -f 3 /proc/$(cat /tmp/writer)/stat"
+_DRIVER = "basename $(readlink /sys/bus/vmbus/devices/{}/driver)"
+
+
+def hv_utils_is_served_first(lab):
+    """The devices belong to the kernel's driver, and the same host talks to it."""
+    lab.load("hv_utils", "uio", "uio_hv_generic")
+    services = [name for name, device in lab.devices.items() if _driver(lab, device) == "hv_utils"]
+    lab.check({"shutdown", "timesync", "heartbeat", "kvp", "vss"} <= set(services), f"it has {services}")
+    lab.host.do(lab.host.wait_ready("shutdown", "timesync", "heartbeat", "vss"))
+    lab.host.do(lab.host.heartbeat.beat())
+    lab.check(not lab.host.violations, f"it breaks no rule: {lab.host.violations}")
+
+
+def bind_takes_them_from_hv_utils(lab):
+    if lab.kernel.startswith("6.1."):
+        lab.skip("uio_hv_generic of this kernel refuses channels without monitor bit")
+    lab.sh("python3 -m hvring bind --force shutdown timesync heartbeat kvp vss fcopy", 90)
+    for name, device in lab.devices.items():
+        lab.check(_driver(lab, device) == "uio_hv_generic", f"{name} is bound to uio_hv_generic")
+
+
+def run_negotiates_all_six(lab):
+    _need_uio(lab)
+    lab.load("brd")
+    lab.sh(
+        "dd if=/srv/ext4.img of=/dev/ram0 bs=64k 2>/dev/null && mount -t ext4 /dev/ram0 /mnt && mkdir /srv/in"
+    )
+    lab.sh("python3 -m hvring run --set-clock --allow /srv/in --json > /tmp/run.log 2>&1 &")
+    try:
+        lab.host.do(lab.host.wait_ready(timeout=60))
+    finally:
+        lab.sh("cat /tmp/run.log")
+    versions = {name: str(lab.host.negotiated(name).version) for name in lab.devices}
+    wanted = {
+        "shutdown": "3.2",
+        "timesync": "4.0",
+        "heartbeat": "3.0",
+        "kvp": "4.0",
+        "vss": "5.0",
+        "fcopy": "1.1",
+    }
+    lab.check(versions == wanted, f"the same versions as hv_utils: {versions}")
+
+
+def heartbeats_keep_their_cadence(lab):
+    _need_ready(lab)
+    measure, since = lab.host.measure["heartbeat"], time.monotonic()
+    wanted = measure.exchanges + 4
+    while measure.exchanges < wanted and time.monotonic() - since < 30:
+        time.sleep(0.05)
+    lab.check(measure.exchanges >= wanted, f"4 beats in {time.monotonic() - since:.1f} s")
+    status = lab.host.heartbeat.status
+    lab.check(status.misses == 0 and status.contact.value == "ok", f"without a miss: {status}")
+
+
+def time_samples_measure_and_sync_sets_the_clock(lab):
+    _need_ready(lab)
+    before = int(lab.sh("date +%s"))
+    lab.host.timesync.skew_ns = (_HOST_YEAR_2033 - int(time.time())) * 10**9
+    lab.host.do(lab.host.timesync.sample())
+    after_sample = int(lab.sh("date +%s"))
+    lab.check(after_sample - before < 30, "a SAMPLE leaves the clock alone")
+    lab.host.do(lab.host.timesync.sync())
+    told = lab.host.timesync.last.host_time_ns // 10**9
+    now = int(lab.sh("date +%s"))
+    lab.check(0 <= now - told < 30, f"SYNC sets the clock: {now}, the host said {told}")
+
+
+def data_is_exchanged_both_ways(lab):
+    _need_ready(lab)
+    host = lab.host
+    host.do(host.kvp.set("from-host", "grün 🚀"))
+    host.do(host.kvp.set("number", 2**40))
+    seen = lab.sh("python3 -m hvring kvp list --pool 0")
+    lab.check("grün 🚀" in seen and str(2**40) in seen, "the guest finds what the host set in its pool files")
+    record = lab.python("print(open('/var/lib/hyperv/.kvp_pool_0', 'rb').read(512).rstrip(b'\\0').decode())")
+    lab.check(record == "from-host", "where the in-tree daemon has it")
+    lab.sh("python3 -m hvring kvp set --pool 1 from-guest 'hello host'")
+    lab.check(host.do(host.kvp.get("from-guest", 1)) == "hello host", "the host finds what the guest set")
+    lab.check(host.do(host.kvp.remove("from-host")), "the host removes a key")
+    automatic = host.do(host.kvp.automatic())
+    lab.check(automatic["OSName"] == "Lab Linux", f"the guest says who it is: {automatic}")
+    lab.check(automatic["OSBuildNumber"] == lab.kernel, "and its kernel")
+
+
+def a_backup_really_freezes(lab):
+    """A write into the file system blocks from FREEZE to THAW and goes through after that."""
+    _need_ready(lab)
+    seen = {}
+
+    def frozen() -> None:
+        lab.sh(f"{_WRITER} & echo $! > /tmp/writer")
+        seen["writer"] = lab.sh(
+            f"for i in $(seq 100); do {_WRITER_STATE} | grep -q D && break; sleep 0.1; done; {_WRITER_STATE}"
+        )
+        seen["written"] = lab.try_sh("test -e /tmp/written")[0] == 0
+        seen["read"] = lab.sh("cat /mnt/before")
+
+    async def during() -> None:
+        await asyncio.to_thread(frozen)
+
+    lab.sh("echo quiet > /mnt/before")
+    report = lab.host.do(lab.host.vss.backup(during))
+    lab.check(seen == {"writer": "D", "written": False, "read": "quiet"}, f"while frozen: {seen}")
+    lab.sh("for i in $(seq 100); do [ -e /tmp/written ] && break; sleep 0.1; done; cat /tmp/written")
+    lab.check(lab.sh("cat /mnt/while-frozen") == "frozen", "the write goes through after the thaw")
+    lab.say(f"frozen for {report.frozen_seconds:.2f} s")
+
+
+def a_file_is_copied_in(lab):
+    _need_ready(lab)
+    content = random.Random(1).randbytes(500_001)
+    wanted = hashlib.sha256(content).hexdigest()
+    report = lab.host.do(lab.host.fcopy.copy(content, "/srv/in/new", name="file.bin", create_path=True))
+    lab.check(lab.sh("sha256sum /srv/in/new/file.bin").split()[0] == wanted, "it is the same file")
+    lab.check(lab.sh("ls -A /srv/in/new") == "file.bin", "and nothing else is left")
+    lab.say(f"{report.size} bytes in {report.seconds:.2f} s")
+
+
+def the_host_saw_no_violation(lab):
+    _need_ready(lab)
+    lab.check(not lab.host.violations, f"every rule was kept: {lab.host.violations}")
+    for name, measure in lab.host.measure.items():
+        lab.say(name, json.dumps(measure.as_dict()))
+
+
+def a_shutdown_powers_the_guest_off(lab):
+    """The answer comes first; then the machine goes down by itself."""
+    _need_ready(lab)
+    lab.host.do(lab.host.shutdown.request(text="the lab is done"))
+    status = lab.qemu.wait(30)
+    lab.check(status == 0, f"QEMU ends with the guest: {status}")
+    lab.check(not lab.host.violations, f"no rule was broken on the way: {lab.host.violations}")
+
+
+def _driver(lab, device):
+    return lab.try_sh(_DRIVER.format(device.instance_guid))[1]
+
+
+def _need_uio(lab):
+    if _driver(lab, lab.devices["kvp"]) != "uio_hv_generic":
+        lab.skip("the devices are not bound")
+
+
+def _need_ready(lab):
+    if any(lab.host.negotiated(name) is None for name in lab.devices):
+        lab.skip("the services are not all served")
