@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
@@ -31,13 +32,15 @@ class VssVerbs:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._frozen: Link | None = None  # to which FREEZE was sent
+        # the link to which FREEZE was sent; held, one that is gone would keep its memory
+        self._frozen: weakref.ref[Link] | None = None
         self._one_backup = asyncio.Lock()
 
     @property
     def frozen(self) -> bool:
         """FREEZE was sent to the guest that is attached, and no THAW was answered since."""
-        return self._frozen is not None and self._frozen is self._session.link
+        link = self._session.link
+        return link is not None and self._frozen is not None and self._frozen() is link
 
     async def backup(self, during: Callable[[], Awaitable[object]] | None = None) -> BackupReport:
         """Check, freeze, await ``during()``, thaw, report completion, in a real host's order.
@@ -73,7 +76,8 @@ class VssVerbs:
     async def freeze(self) -> None:
         """Freeze all file systems; the caller must :meth:`thaw`, even if this fails or is cancelled."""
         self._session.require()
-        self._frozen = self._session.link
+        assert self._session.link is not None
+        self._frozen = weakref.ref(self._session.link)
         await self._ask(VssOperation.FREEZE, VssFreeze().encode(), self._session.timing.freeze)
 
     async def thaw(self) -> None:

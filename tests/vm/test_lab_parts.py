@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import runpy
 import stat
 from pathlib import Path
 
@@ -152,3 +153,15 @@ def test_the_table_has_a_column_for_each_kernel_and_says_why() -> None:
         "FAILED: 7.3, smoke / boots: no answer",
         "skipped: 6.1, smoke / binds: not before 6.10",
     ]
+
+
+def test_frames_may_come_in_any_pieces() -> None:
+    frames = runpy.run_path(str(Path(__file__).parent / "middle" / "frames.py"))
+    sent = [frames["Frame"]("O", b"", 1), frames["Frame"]("P", b"payload", 2**64 - 1, True, 11)]
+    whole = b"".join(frame.encode() for frame in sent)
+    for size in (1, 19, 20, 21, len(whole)):
+        waiting, found = bytearray(), []
+        for at in range(0, len(whole), size):
+            waiting += whole[at : at + size]
+            found += frames["take"](waiting)
+        assert (found, waiting) == (sent, b"")
