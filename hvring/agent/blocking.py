@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import select
 from collections.abc import Callable
 
 from hvring.agent.exchange import Exchange
@@ -21,7 +22,17 @@ def serve(service: Service, channel: Channel, *, stop: Callable[[], bool] | None
     try:
         while stop is None or not stop():
             if not exchange.pump():
-                channel.wait(exchange.patience())
+                if exchange.is_blocked:  # wait() would end at once by what cannot be read yet
+                    _sleep(channel, exchange.patience())
+                else:
+                    channel.wait(exchange.patience())
                 service.tick()
     finally:
         service.reset()
+
+
+def _sleep(channel: Channel, seconds: float | None) -> None:
+    """Until the doorbell rings, the channel ends or the time is over; None: for ever."""
+    poll = select.poll()
+    poll.register(channel.fileno(), select.POLLIN)
+    poll.poll(None if seconds is None else seconds * 1000)

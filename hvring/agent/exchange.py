@@ -50,6 +50,11 @@ class Exchange:
                 self._answer(packet)
         return True
 
+    @property
+    def is_blocked(self) -> bool:
+        """Whether an answer waits for room, and what the host sends for that answer."""
+        return self._held is not None
+
     def patience(self) -> float | None:
         """Seconds from now until :meth:`pump` and the service's ``tick`` must be called without any packet."""
         deadline = self.service.deadline()
@@ -64,19 +69,25 @@ class Exchange:
             self._send_held()
 
     def _send_held(self) -> bool:
+        """False: there is no room; the host was asked for it."""
         assert self._held is not None
         reply, transaction_id = self._held
         try:
-            self.channel.send(reply.payload, transaction_id=transaction_id)
+            try:
+                self.channel.send(reply.payload, transaction_id=transaction_id)
+            except PacketTooLargeError:
+                raise
+            except RingFullError:
+                if not self.channel.want_room(len(reply.payload)):
+                    return False
+                self.channel.send(
+                    reply.payload, transaction_id=transaction_id
+                )  # there was room a moment later
         except PacketTooLargeError:
             self.dropped += 1
             log.error(
                 "%s: an answer of %d bytes does not fit into the ring", self.service.name, len(reply.payload)
             )
-        except RingFullError:
-            if not self.channel.want_room(len(reply.payload)):
-                return False
-            return self._send_held()
         self._held = None
         if reply.then is not None:
             reply.then()

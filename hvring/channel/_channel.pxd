@@ -58,5 +58,7 @@ cdef class Channel:
     cdef int signal(self) except -1
     cdef int check_lifeline(self) except -1
     cdef int release(self) except -1
+    cdef int room_made(self) except -1
+    cdef int sent_many(self, Py_ssize_t sent, bint due) except -1
     cdef int poll(self, double deadline) except -1
     cdef int wait_room(self, object payload, uint64_t tid, uint16_t kind, uint16_t flags, object timeout) except -1

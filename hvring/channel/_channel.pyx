@@ -6,13 +6,15 @@
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport EAGAIN, EBADF, EINTR, EIO, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from hvring.ring._ring cimport Packet, RingConsumer, RingProducer, corrupt
+from hvring.ring._ring cimport (Packet, RingConsumer, RingProducer, copy_next, corrupt, find, hv_method,
+                                hv_stand_before, length_of, write)
 from hvring.ring.core cimport *
 
-from hvring.errors import (BufferTooSmallError, ChannelClosedError, ChannelError, ChannelRescindedError,
+from hvring.errors import (ChannelClosedError, ChannelError, ChannelRescindedError,
                            RingFullError)
 
 
@@ -185,6 +187,7 @@ cdef class UioDoorbell(Doorbell):
 
 
 @cython.final
+@cython.no_gc_clear   # the buffers are released in __dealloc__, not dropped before it
 cdef class MonitorDoorbell(UioDoorbell):
     """Signals through the monitor page, without a system call (PROTOCOL 2.9 b); is woken as a UioDoorbell is.
 
@@ -227,6 +230,58 @@ cdef class MonitorDoorbell(UioDoorbell):
 
     def __dealloc__(self):
         self.silence()
+
+
+cdef inline int give_back(Channel self) except -1:
+    """Give the room of received packets back; wake a writer that waits for it."""
+    if hv_rare(hv_rx_release(&self.rx.ring) or self.rx.room_signal):
+        return self.room_made()
+    return 0
+
+
+cdef int no_room(Channel self, int result, object payload, uint64_t transaction_id, uint16_t packet_type,
+                 uint16_t flags, object timeout) except -1:
+    """The packet did not fit: wait until it is written, or raise."""
+    self.full += 1
+    if timeout == 0 or result == HV_TOO_LARGE:
+        self.check_lifeline()
+        self.tx.refuse(result)
+    return self.wait_room(payload, transaction_id, packet_type, flags, timeout)
+
+
+cdef inline bint send_one(Channel self, object payload, uint64_t transaction_id, uint16_t packet_type, uint16_t flags,
+                          object timeout) except -1:
+    cdef bint due
+    cdef int result
+    if hv_rare(self.closed or self.rescinded):
+        self.usable()
+    result = write(self.tx, payload, transaction_id, packet_type, flags)
+    if hv_rare(result != HV_OK):
+        no_room(self, result, payload, transaction_id, packet_type, flags, timeout)
+    self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
+    due = hv_tx_publish(&self.tx.ring)
+    if hv_rare(self.wanted):
+        self.room_found()
+    self.packets_sent += 1
+    self.unchecked += 1
+    if due:
+        self.signal()
+    elif hv_rare(self.unchecked >= LIFELINE_EVERY):
+        self.check_lifeline()
+    return due
+
+
+cdef hv_method send_full
+
+
+cdef object send_quick(Channel self, PyObject *const *args, Py_ssize_t count, PyObject *names):
+    """send(payload) without keywords."""
+    if count != 1 or names != NULL:
+        return send_full(self, args, count, names)
+    return send_one(self, <object>args[0], 0, 6, 0, 0.0)
+
+
+send_full = hv_stand_before(<PyTypeObject *>Channel, "send", <hv_method>send_quick)
 
 
 @cython.final
@@ -309,12 +364,13 @@ cdef class Channel:
         return self.check_lifeline()
 
     cdef int release(self) except -1:
-        """Give the room of received packets back; wake a writer that waits for it."""
-        if hv_rx_release(&self.rx.ring) or self.rx.room_signal:
-            self.rx.room_signal = False
-            self.room_signals_sent += 1
-            self.signal()
-        return 0
+        return give_back(self)
+
+    cdef int room_made(self) except -1:
+        """Wake a writer that waits for the room that was just given back."""
+        self.rx.room_signal = False
+        self.room_signals_sent += 1
+        return self.signal()
 
     cdef int poll(self, double deadline) except -1:
         """Sleep until the doorbell rings (1), the other side is gone (2), time is over (0); deadline < 0: never."""
@@ -378,7 +434,7 @@ cdef class Channel:
 
     # ------------------------------------------------------------------------------------------ sending
 
-    @cython.critical_section
+    @cython.critical_section   # send_quick() stands before it
     def send(self, payload, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0, timeout=0.0):
         """Send one packet.  True: the other side was signalled.
 
@@ -386,27 +442,7 @@ cdef class Channel:
         waited may have taken the wake-up of an arriving packet: look with ``recv`` or ``wait`` before sleeping.
         Raises ChannelRescindedError, ChannelClosedError, RingFullError, PacketTooLargeError, RingCorruptError.
         """
-        cdef bint due
-        cdef int result
-        self.usable()
-        result = self.tx.put(payload, transaction_id, packet_type, flags)
-        if result != HV_OK:
-            self.full += 1
-            if timeout == 0 or result == HV_TOO_LARGE:
-                self.check_lifeline()
-                self.tx.refuse(result)
-            self.wait_room(payload, transaction_id, packet_type, flags, timeout)
-        self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
-        due = hv_tx_publish(&self.tx.ring)
-        if self.wanted:
-            self.room_found()
-        self.packets_sent += 1
-        self.unchecked += 1
-        if due:
-            self.signal()
-        elif self.unchecked >= LIFELINE_EVERY:
-            self.check_lifeline()
-        return due
+        return send_one(self, payload, transaction_id, packet_type, flags, timeout)
 
     @cython.critical_section
     def send_many(self, payloads, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
@@ -419,14 +455,33 @@ cdef class Channel:
         self.usable()
         sent = self.tx.put_many(payloads, transaction_id, packet_type, flags)
         self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
+        self.sent_many(sent, hv_tx_publish(&self.tx.ring))
+        return sent
+
+    @cython.critical_section
+    def send_batch(self, buffer, descriptors):
+        """Send the packets whose payloads lie in ``buffer`` where ``descriptors`` say, with at most one signal.
+
+        Returns how many.  ``descriptors`` as ``recv_batch`` fills it: offset, length, type (0 stands for 6), flags,
+        transaction id.  As many as fit are sent; the other side sees them all at once, or a quarter of the ring after
+        the other.  ValueError and PacketTooLargeError only for the first row; a later one that is wrong ends the batch
+        before it.
+        """
+        cdef Py_ssize_t sent
+        cdef bint due = False
+        self.usable()
+        sent = self.tx.put_batch(buffer, descriptors, &due, &self.bytes_sent)
+        self.sent_many(sent, due | hv_tx_publish(&self.tx.ring))
+        return sent
+
+    cdef int sent_many(self, Py_ssize_t sent, bint due) except -1:
+        """What follows a batch that was published."""
         self.packets_sent += sent
         if sent and self.wanted:
             self.room_found()
-        if hv_tx_publish(&self.tx.ring):
-            self.signal()
-        else:
-            self.check_lifeline()
-        return sent
+        if due:
+            return self.signal()
+        return self.check_lifeline()
 
     def want_room(self, Py_ssize_t length) -> bool:
         """Ask to be woken once ``length`` payload bytes fit: ``wait()`` ends and ``fileno()`` gets readable then.
@@ -468,14 +523,14 @@ cdef class Channel:
         cdef Packet p
         if self.closed:
             self.usable()
-        if self.rx.next(&packet) == HV_EMPTY:
+        if find(self.rx, &packet) == HV_EMPTY:
             if self.rx.room_signal:
                 self.release()
             return None
         p = self.rx.take(&packet)
         self.packets_received += 1
         self.bytes_received += packet.total
-        self.release()
+        give_back(self)
         return p
 
     @cython.critical_section
@@ -485,24 +540,16 @@ cdef class Channel:
         BufferTooSmallError leaves the packet where it is.
         """
         cdef hv_packet packet
-        cdef Py_buffer view
-        if self.closed:
+        if hv_rare(self.closed):
             self.usable()
-        if self.rx.next(&packet) == HV_EMPTY:
+        if copy_next(self.rx, buffer, &packet) == HV_EMPTY:
             if self.rx.room_signal:
                 self.release()
             return None
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        if view.len < <Py_ssize_t>packet.length:
-            PyBuffer_Release(&view)
-            raise BufferTooSmallError(f"the next payload has {packet.length} bytes; the buffer has fewer")
-        hv_rx_copy(&self.rx.ring, &packet, <uint8_t *>view.buf)
-        PyBuffer_Release(&view)
-        hv_rx_consume(&self.rx.ring, &packet)
         self.packets_received += 1
         self.bytes_received += packet.total
-        self.release()
-        return packet.length
+        give_back(self)
+        return length_of(self.rx, &packet)
 
     @cython.critical_section
     def recv_batch(self, buffer, descriptors):
@@ -513,50 +560,14 @@ cdef class Channel:
         when the ring is empty, the descriptors are used up or the next payload does not fit behind the others;
         BufferTooSmallError if not even the first fits.  The room is given back once, or per quarter of the ring.
         """
-        cdef Py_buffer data, table
-        cdef Py_ssize_t count = 0, used = 0, limit
-        cdef hv_packet packet
-        cdef uint32_t *row
-        cdef hv_ring *ring = &self.rx.ring
-        cdef bint too_small = False
+        cdef Py_ssize_t count = 0
         if self.closed:
             self.usable()
-        PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE | PyBUF_WRITABLE)
         try:
-            PyObject_GetBuffer(descriptors, &table, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        except BaseException:
-            PyBuffer_Release(&data)
-            raise
-        try:
-            if table.len % 24:
-                raise ValueError("descriptors must be an array of hvring.vmbus.arrays.descriptor_dtype()")
-            limit = table.len // 24
-            while count < limit:
-                if self.rx.next(&packet) == HV_EMPTY:
-                    break
-                if data.len - used < <Py_ssize_t>packet.length:
-                    too_small = count == 0
-                    break
-                hv_rx_copy(ring, &packet, <uint8_t *>data.buf + used)
-                row = <uint32_t *>(<uint8_t *>table.buf + count * 24)
-                row[0] = <uint32_t>used
-                row[1] = packet.length
-                row[2] = packet.type | (<uint32_t>packet.flags << 16)
-                row[3] = 0
-                (<uint64_t *>row)[2] = packet.transaction_id
-                used += packet.length
-                count += 1
-                hv_rx_consume(ring, &packet)
-                self.bytes_received += packet.total
-                if hv_distance(ring.own, ring.published, ring.size) > ring.size // 4:
-                    self.rx.room_signal |= hv_rx_release(ring)
+            count = self.rx.drain(buffer, descriptors, &self.bytes_received)
         finally:
-            PyBuffer_Release(&table)
-            PyBuffer_Release(&data)
             self.packets_received += count
             self.release()
-        if too_small:
-            raise BufferTooSmallError(f"the next payload has {packet.length} bytes; the buffer has fewer")
         return count
 
     def __iter__(self):

@@ -79,8 +79,12 @@ class SystemClock:
             return False
 
 
+#: What a rehearsal records at most: a host could go on for ever.
+_REMEMBERED: Final = 1000
+
+
 class RehearsedClock:
-    """Shows the real time; records in ``settings`` what it would have been set to."""
+    """Shows the real time; records in ``settings`` what it would have been set to lately."""
 
     def __init__(self, clock: Clock | None = None) -> None:
         self._clock: Clock = SystemClock() if clock is None else clock
@@ -99,4 +103,5 @@ class RehearsedClock:
         import logging
 
         self.settings.append(unix_ns)
+        del self.settings[:-_REMEMBERED]
         logging.getLogger("hvring.guest").info("rehearsal: would set the clock to %d ns", unix_ns)

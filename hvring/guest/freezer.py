@@ -126,8 +126,12 @@ class SystemFreezer:
             self._hold = None
 
 
+#: What a rehearsal records at most: a host could go on for ever.
+_REMEMBERED: Final = 1000
+
+
 class RehearsedFreezer:
-    """Keeps the same state and freezes nothing; ``events`` records what would have been done."""
+    """Keeps the same state and freezes nothing; ``events`` records what would have been done lately."""
 
     def __init__(self, plan: Callable[[], Plan] = read_plan) -> None:
         self._plan = plan
@@ -165,6 +169,7 @@ class RehearsedFreezer:
         import logging
 
         self.events.append(event)
+        del self.events[:-_REMEMBERED]
         logging.getLogger("hvring.guest").info("rehearsal: would %s", event)
 
 

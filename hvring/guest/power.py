@@ -116,8 +116,12 @@ class SystemPower:
             return False
 
 
+#: What a rehearsal records at most: a host could go on for ever.
+_REMEMBERED: Final = 1000
+
+
 class RehearsedPower:
-    """Records the orders in ``orders`` and does nothing else."""
+    """Records the newest orders in ``orders`` and does nothing else."""
 
     def __init__(self) -> None:
         self.orders: list[ShutdownOrder] = []
@@ -131,4 +135,5 @@ class RehearsedPower:
         import logging
 
         self.orders.append(order)
+        del self.orders[:-_REMEMBERED]
         logging.getLogger("hvring.guest").info("rehearsal: would %s", order.action.value)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import sys
 from collections.abc import Callable
 from typing import Final
 
@@ -164,10 +165,7 @@ class RingLink:
 
     def _round(self) -> bool:
         """False: the guest sends faster than it should be listened to at one go."""
-        try:
-            rung = os.eventfd_read(self._offer.guest_event)
-        except BlockingIOError:
-            rung = 0
+        rung = _take(self._offer.guest_event)
         if rung and self._room is not None:
             self._room.set()
         self._rx.mask()
@@ -192,6 +190,16 @@ class RingLink:
             self._credit = 0
             if excess:
                 self._needless(excess)
+
+
+def _take(event: int) -> int:
+    """The counter of an eventfd, 0 at once when it is 0: the guest can change O_NONBLOCK, which both sides share."""
+    counter = bytearray(8)
+    try:
+        os.preadv(event, [counter], -1, os.RWF_NOWAIT)
+    except BlockingIOError:
+        return 0
+    return int.from_bytes(counter, sys.byteorder)
 
 
 def _ready(descriptor: int, event: int) -> bool:

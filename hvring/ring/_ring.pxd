@@ -1,10 +1,32 @@
 # cython: language_level=3
 # SPDX-License-Identifier: Apache-2.0
-"""The Python types of a ring, for cimport; the fast, GIL-free functions are in core.pxd."""
+"""The Python types of a ring, for cimport, and what their methods have in common with Channel's, to be inlined there.
 
+The fast functions that need no GIL are in core.pxd.
+"""
+
+from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
-from hvring.ring.core cimport hv_packet, hv_ring
+from hvring.ring.core cimport (HV_EMPTY, HV_OK, hv_packet, hv_rare, hv_ring, hv_rx_consume, hv_rx_copy, hv_rx_next,
+                               hv_rx_release, hv_tx_write)
+
+cdef extern from *:
+    """
+    #ifdef Py_GIL_DISABLED  /* another thread may resize a bytearray while we copy: hold it by the buffer protocol */
+    #define hv_is_bytearray(o) 0
+    #else
+    #define hv_is_bytearray(o) PyByteArray_CheckExact(o)
+    #endif
+    """
+    bint is_bytearray "hv_is_bytearray"(object o)
+
+
+cdef extern from "quick.h":
+    ctypedef object (*hv_method)(object self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+    hv_method hv_stand_before(PyTypeObject *type, const char *name, hv_method quick)
 
 
 cdef class Packet:
@@ -53,6 +75,7 @@ cdef class RingProducer:
     cdef int put(self, object payload, uint64_t transaction_id, uint16_t packet_type, uint16_t flags) except -100
     cdef Py_ssize_t put_many(self, object payloads, uint64_t transaction_id, uint16_t packet_type,
                              uint16_t flags) except -1
+    cdef Py_ssize_t put_batch(self, object buffer, object descriptors, bint *due, uint64_t *total) except -1
     cdef int refuse(self, int result) except -1
 
 
@@ -65,8 +88,11 @@ cdef class RingConsumer:
     cdef uint64_t accepted      # bit t: packets of type t are delivered
     cdef readonly uint64_t skipped
     cdef bint room_signal
+    cdef uint32_t length        # of the last packet that recv_into() copied,
+    cdef object length_object   # and the int made for it: the next one often has the same
     cdef int next(self, hv_packet *packet) except -100
     cdef Packet take(self, hv_packet *packet)
+    cdef Py_ssize_t drain(self, object buffer, object descriptors, uint64_t *total) except -1
 
 
 cdef class ViewIterator:
@@ -78,3 +104,78 @@ cdef class ViewIterator:
 
 
 cdef int corrupt(int code) except -100
+cdef int unusable(RingProducer self) except -100
+cdef int write_buffer(RingProducer self, object payload, uint64_t transaction_id, uint16_t packet_type,
+                      uint16_t flags) except -100
+cdef int search(RingConsumer self, hv_packet *packet) except -100
+cdef int receive_into(RingConsumer self, object buffer, hv_packet *packet) except -100
+cdef int too_small(uint32_t length) except -1
+
+
+cdef inline int write(RingProducer self, object payload, uint64_t transaction_id, uint16_t packet_type,
+                      uint16_t flags) except -100:
+    """Write, do not publish.  HV_OK, HV_FULL or HV_TOO_LARGE; the rest raises."""
+    cdef const uint8_t *start
+    cdef Py_ssize_t length
+    cdef int result
+    if hv_rare(not self.held or self.claimed):
+        unusable(self)
+    # No Python code runs between looking at the object and the copy, so its memory stays; the buffer protocol, which
+    # would say the same, costs more than the copy of a small packet.
+    if PyBytes_CheckExact(payload):
+        start = <const uint8_t *>PyBytes_AS_STRING(payload)
+        length = PyBytes_GET_SIZE(payload)
+    elif is_bytearray(payload):
+        start = <const uint8_t *>PyByteArray_AS_STRING(payload)
+        length = PyByteArray_GET_SIZE(payload)
+    else:
+        result = write_buffer(self, payload, transaction_id, packet_type, flags)
+        if result < 0:
+            corrupt(result)
+        return result
+    result = hv_tx_write(&self.ring, start, length, transaction_id, packet_type, flags)
+    if hv_rare(result < 0):
+        corrupt(result)
+    return result
+
+
+cdef inline int find(RingConsumer self, hv_packet *packet) except -100:
+    """The next packet that is wanted: HV_OK or HV_EMPTY; steps over the others, releases what it stepped over."""
+    cdef hv_packet other    # its own, so that `packet` stays in registers
+    cdef int result
+    if not hv_rare(not self.held or self.viewing) and not hv_rare(hv_rx_next(&self.ring, packet) != HV_OK) \
+            and not hv_rare(self.accepted >> min(packet.type, 63) & 1 == 0):
+        return HV_OK
+    result = search(self, &other)
+    packet[0] = other
+    return result
+
+
+cdef inline void release(RingConsumer self) noexcept:
+    if hv_rare(hv_rx_release(&self.ring)):
+        self.room_signal = True
+
+
+cdef inline int copy_next(RingConsumer self, object buffer, hv_packet *packet) except -100:
+    """The next packet's payload into `buffer`, and a step over it: HV_OK or HV_EMPTY; gives no room back yet."""
+    cdef hv_packet other    # as in find()
+    cdef int result
+    if hv_rare(not is_bytearray(buffer)):
+        result = receive_into(self, buffer, &other)
+        packet[0] = other
+        return result
+    result = find(self, packet)
+    if result == HV_OK:
+        if hv_rare(PyByteArray_GET_SIZE(buffer) < <Py_ssize_t>packet.length):
+            too_small(packet.length)
+        hv_rx_copy(&self.ring, packet, <uint8_t *>PyByteArray_AS_STRING(buffer))
+        hv_rx_consume(&self.ring, packet)
+    return result
+
+
+cdef inline object length_of(RingConsumer self, const hv_packet *packet):
+    """The payload's length as an int, mostly the one of the packet before."""
+    if hv_rare(self.length != packet.length):
+        self.length = packet.length
+        self.length_object = packet.length
+    return self.length_object

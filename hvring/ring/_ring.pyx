@@ -7,8 +7,10 @@ cimport cython
 from cpython.buffer cimport (PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release,
                              PyObject_GetBuffer)
 from cpython.bytearray cimport PyByteArray_AS_STRING
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from cpython.list cimport PyList_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
+from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 from hvring.ring.core cimport *
@@ -41,6 +43,17 @@ cdef int corrupt(int code) except -100:
     error = RingCorruptError(f"{words}; close the channel and open it again")
     error.lie = name
     raise error
+
+
+# bytes of a row of hvring.vmbus.arrays.descriptor_dtype(): offset, length, type and flags, 0 (u4 each), id (u8)
+cdef enum:
+    DESCRIPTOR_ROW = 24
+
+
+cdef int need_rows(const Py_buffer *table) except -1:
+    if table.len % DESCRIPTOR_ROW or <uintptr_t>table.buf & 3:
+        raise ValueError("descriptors must be an array of hvring.vmbus.arrays.descriptor_dtype()")
+    return 0
 
 
 cdef int need_open(bint held) except -1:
@@ -180,7 +193,28 @@ cdef class Claim:
         self.finish()
 
 
+cdef int write_buffer(RingProducer self, object payload, uint64_t transaction_id, uint16_t packet_type,
+                      uint16_t flags) except -100:
+    """write() for what is neither bytes nor bytearray; the buffer protocol may run Python code, so look after it."""
+    cdef Py_buffer view
+    cdef int result
+    PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
+    try:
+        if not self.held or self.claimed:
+            unusable(self)
+        result = hv_tx_write(&self.ring, <const uint8_t *>view.buf, view.len, transaction_id, packet_type, flags)
+    finally:
+        PyBuffer_Release(&view)
+    return result
+
+
+cdef int unusable(RingProducer self) except -100:
+    raise RingError("a claim is open on this ring: commit or abort it first" if self.claimed
+                    else "this ring was closed")
+
+
 @cython.final
+@cython.no_gc_clear   # the buffer is released in __dealloc__, not dropped before it
 cdef class RingProducer:
     """The writing end of one ring in ``memory[offset:offset + size]``: control page, then data.
 
@@ -201,22 +235,7 @@ cdef class RingProducer:
             PyBuffer_Release(&self.memory)
 
     cdef int put(self, object payload, uint64_t transaction_id, uint16_t packet_type, uint16_t flags) except -100:
-        """Write, do not publish.  HV_OK, HV_FULL or HV_TOO_LARGE; the rest raises."""
-        cdef Py_buffer view
-        cdef int result
-        if not self.held or self.claimed:
-            raise RingError("a claim is open on this ring: commit or abort it first" if self.claimed
-                            else "this ring was closed")
-        if PyBytes_CheckExact(payload):
-            result = hv_tx_write(&self.ring, <const uint8_t *>PyBytes_AS_STRING(payload), PyBytes_GET_SIZE(payload),
-                                 transaction_id, packet_type, flags)
-        else:
-            PyObject_GetBuffer(payload, &view, PyBUF_SIMPLE)
-            result = hv_tx_write(&self.ring, <const uint8_t *>view.buf, view.len, transaction_id, packet_type, flags)
-            PyBuffer_Release(&view)
-        if result < 0:
-            corrupt(result)
-        return result
+        return write(self, payload, transaction_id, packet_type, flags)
 
     cdef Py_ssize_t put_many(self, object payloads, uint64_t transaction_id, uint16_t packet_type,
                              uint16_t flags) except -1:
@@ -241,7 +260,7 @@ cdef class RingProducer:
             raise PacketTooLargeError(f"the packet can never fit into this ring: at most {self.max_payload} bytes do")
         raise RingFullError("no room in the ring; nothing was written")
 
-    @cython.critical_section
+    @cython.critical_section   # send_quick() stands before it
     def send(self, payload, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
         """Publish one packet.  True: the other side must be signalled (PROTOCOL §2.6).
 
@@ -261,6 +280,35 @@ cdef class RingProducer:
         """
         cdef Py_ssize_t sent = self.put_many(payloads, transaction_id, packet_type, flags)
         return sent, hv_tx_publish(&self.ring)
+
+    cdef Py_ssize_t put_batch(self, object buffer, object descriptors, bint *due, uint64_t *total) except -1:
+        """send_batch() but for the last publication; `due`: an earlier one must be signalled; `total`: ring bytes."""
+        cdef Py_buffer data, table
+        cdef Py_ssize_t count
+        PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE)
+        try:
+            PyObject_GetBuffer(descriptors, &table, PyBUF_SIMPLE)
+            try:
+                count = write_rows(self, <const uint8_t *>data.buf, data.len, &table, due, total)
+            finally:
+                PyBuffer_Release(&table)
+        finally:
+            PyBuffer_Release(&data)
+        return count
+
+    @cython.critical_section
+    def send_batch(self, buffer, descriptors):
+        """Publish the packets whose payloads lie in ``buffer`` where ``descriptors`` say.  (how many, must signal).
+
+        ``descriptors`` is a C-contiguous array of ``hvring.vmbus.arrays.descriptor_dtype()``, as ``recv_batch`` fills
+        it; type 0 stands for in-band data (6).  As many as fit are sent; the reader sees them all at once, or a quarter
+        of the ring after the other, so that it can read while we still write.  ValueError and PacketTooLargeError only
+        for the first row; a later one that is wrong ends the batch before it.
+        """
+        cdef bint due = False
+        cdef uint64_t total = 0
+        cdef Py_ssize_t count = self.put_batch(buffer, descriptors, &due, &total)
+        return count, due | hv_tx_publish(&self.ring)
 
     @cython.critical_section
     def claim(self, Py_ssize_t length, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
@@ -342,7 +390,159 @@ cdef class RingProducer:
         return f"RingProducer(size={self.ring.size}, write_index={self.ring.own})"
 
 
+cdef int search(RingConsumer self, hv_packet *packet) except -100:
+    """find() when the next packet is none to deliver at once."""
+    cdef int result
+    if not self.held or self.viewing:
+        raise RingError("views of this ring are being read: finish or close that iterator first" if self.viewing
+                        else "this ring was closed")
+    while True:
+        result = hv_rx_next(&self.ring, packet)
+        if result != HV_OK:
+            break
+        if self.accepted >> min(packet.type, 63) & 1:
+            return HV_OK
+        hv_rx_consume(&self.ring, packet)
+        self.skipped += 1
+        if hv_rx_available(&self.ring) == 0:   # a writer that never stops cannot keep us here
+            result = HV_EMPTY
+            break
+    release(self)
+    if result < 0:
+        corrupt(result)
+    return result
+
+
+cdef inline void release_quarter(RingConsumer self) noexcept:
+    """Give room back early, so that a long batch does not keep the writer waiting."""
+    if hv_rare(hv_distance(self.ring.own, self.ring.published, self.ring.size) > self.ring.size // 4):
+        release(self)
+
+
+cdef inline bytes payload_bytes(RingConsumer self, const hv_packet *packet):
+    cdef bytes payload = PyBytes_FromStringAndSize(NULL, packet.length)
+    hv_rx_copy(&self.ring, packet, <uint8_t *>PyBytes_AS_STRING(payload))
+    return payload
+
+
+cdef inline Packet take_packet(RingConsumer self, const hv_packet *packet):
+    cdef Packet p = Packet.__new__(Packet)
+    p.type = packet.type
+    p.flags = packet.flags
+    p.transaction_id = packet.transaction_id
+    p.payload = payload_bytes(self, packet)
+    hv_rx_consume(&self.ring, packet)
+    return p
+
+
+cdef Py_ssize_t read_rows(RingConsumer self, uint8_t *data, Py_ssize_t size, Py_buffer *table,
+                          uint64_t *total) except -1:
+    cdef uint32_t *row = <uint32_t *>table.buf
+    cdef Py_ssize_t count = 0, used = 0, limit = table.len // DESCRIPTOR_ROW
+    cdef hv_packet packet
+    need_rows(table)
+    try:
+        while count < limit and find(self, &packet) == HV_OK:
+            if hv_rare(size - used < <Py_ssize_t>packet.length):
+                if count == 0:
+                    too_small(packet.length)
+                break
+            hv_rx_copy(&self.ring, &packet, data + used)
+            row[0] = <uint32_t>used
+            row[1] = packet.length
+            row[2] = packet.type | (<uint32_t>packet.flags << 16)
+            row[3] = 0
+            (<uint64_t *>row)[2] = packet.transaction_id
+            row += DESCRIPTOR_ROW // 4
+            used += packet.length
+            count += 1
+            total[0] += packet.total
+            hv_rx_consume(&self.ring, &packet)
+            release_quarter(self)
+    except RingCorruptError:
+        if count == 0:      # what came before the lie is good; the next call meets it again
+            raise
+    return count
+
+
+cdef int receive_into(RingConsumer self, object buffer, hv_packet *packet) except -100:
+    """The next packet into any buffer, and a step over it.  HV_OK or HV_EMPTY."""
+    cdef Py_buffer view
+    cdef int result
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
+    try:
+        result = search(self, packet)
+        if result == HV_OK:
+            if view.len < <Py_ssize_t>packet.length:
+                too_small(packet.length)
+            hv_rx_copy(&self.ring, packet, <uint8_t *>view.buf)
+            hv_rx_consume(&self.ring, packet)
+    finally:
+        PyBuffer_Release(&view)
+    return result
+
+
+cdef int too_small(uint32_t length) except -1:
+    raise BufferTooSmallError(f"the next payload has {length} bytes; the buffer has fewer")
+
+
+cdef Py_ssize_t write_rows(RingProducer self, const uint8_t *data, Py_ssize_t size, Py_buffer *table,
+                           bint *due, uint64_t *total) except -1:
+    cdef const uint32_t *row = <const uint32_t *>table.buf
+    cdef Py_ssize_t count = 0, limit = table.len // DESCRIPTOR_ROW
+    cdef uint32_t offset, length, unpublished = 0, quarter = self.ring.size // 4
+    cdef uint16_t packet_type
+    cdef int result
+    if not self.held or self.claimed:
+        unusable(self)
+    need_rows(table)
+    while count < limit:
+        offset = row[0]
+        length = row[1]
+        packet_type = <uint16_t>row[2]
+        if hv_rare(<Py_ssize_t>offset + <Py_ssize_t>length > size):
+            if count == 0:
+                raise ValueError(f"the first payload ends at {<Py_ssize_t>offset + <Py_ssize_t>length}, "
+                                 f"the buffer at {size}")
+            break
+        result = hv_tx_write(&self.ring, data + offset, length, (<const uint64_t *>row)[2],
+                             packet_type if packet_type else 6, <uint16_t>(row[2] >> 16))
+        if hv_rare(result != HV_OK):
+            if result < 0:
+                self.ring.own = self.ring.published
+                corrupt(result)
+            if result == HV_TOO_LARGE and count == 0:
+                self.refuse(result)
+            break
+        row += DESCRIPTOR_ROW // 4
+        count += 1
+        unpublished += hv_tx_total(length)
+        total[0] += hv_tx_total(length)
+        if hv_rare(unpublished > quarter):
+            unpublished = 0
+            due[0] |= hv_tx_publish(&self.ring)
+    return count
+
+
+cdef hv_method send_full
+
+
+cdef object send_quick(RingProducer self, PyObject *const *args, Py_ssize_t count, PyObject *names):
+    """send(payload) without keywords."""
+    cdef int result
+    if count != 1 or names != NULL:
+        return send_full(self, args, count, names)
+    result = write(self, <object>args[0], 0, 6, 0)
+    if hv_rare(result != HV_OK):
+        self.refuse(result)
+    return hv_tx_publish(&self.ring)
+
+
+send_full = hv_stand_before(<PyTypeObject *>RingProducer, "send", <hv_method>send_quick)
+
+
 @cython.final
+@cython.no_gc_clear   # the buffer is released in __dealloc__, not dropped before it
 cdef class RingConsumer:
     """The reading end of one ring in ``memory[offset:offset + size]``; arguments as for RingProducer.
 
@@ -360,6 +560,7 @@ cdef class RingConsumer:
                     raise ValueError(f"there is no packet type {t}")
                 accepted |= <uint64_t>1 << <int>t
         self.accepted = accepted
+        self.length_object = 0
         attach(&self.ring, &self.memory, memory, offset, size, control_size, False)
         self.held = True
 
@@ -368,58 +569,77 @@ cdef class RingConsumer:
             PyBuffer_Release(&self.memory)
 
     cdef int next(self, hv_packet *packet) except -100:
-        """The next packet that is wanted: HV_OK or HV_EMPTY; steps over the others, releases what it stepped over."""
-        cdef int result
-        if not self.held or self.viewing:
-            raise RingError("views of this ring are being read: finish or close that iterator first" if self.viewing
-                            else "this ring was closed")
-        while True:
-            result = hv_rx_next(&self.ring, packet)
-            if result != HV_OK:
-                break
-            if self.accepted >> min(packet.type, 63) & 1:
-                return HV_OK
-            hv_rx_consume(&self.ring, packet)
-            self.skipped += 1
-            if hv_rx_available(&self.ring) == 0:   # a writer that never stops cannot keep us here
-                result = HV_EMPTY
-                break
-        self.room_signal |= hv_rx_release(&self.ring)
-        if result < 0:
-            corrupt(result)
-        return result
+        return find(self, packet)
 
     cdef Packet take(self, hv_packet *packet):
         """Copy the packet out and step over it, without giving the room back yet."""
-        cdef Packet p = Packet.__new__(Packet)
-        p.type = packet.type
-        p.flags = packet.flags
-        p.transaction_id = packet.transaction_id
-        p.payload = PyBytes_FromStringAndSize(NULL, packet.length)
-        hv_rx_copy(&self.ring, packet, <uint8_t *>PyBytes_AS_STRING(p.payload))
-        hv_rx_consume(&self.ring, packet)
-        return p
+        return take_packet(self, packet)
 
     @cython.critical_section
     def recv(self):
         """The next packet, copied out, or None.  RingCorruptError: the writer broke the rules (PROTOCOL §2.5)."""
         cdef hv_packet packet
         cdef Packet p
-        if self.next(&packet) == HV_EMPTY:
+        if find(self, &packet) == HV_EMPTY:
             return None
-        p = self.take(&packet)
-        self.room_signal |= hv_rx_release(&self.ring)
+        p = take_packet(self, &packet)
+        release(self)
         return p
 
     @cython.critical_section
     def recv_many(self, Py_ssize_t limit=64) -> list:
-        """Up to ``limit`` packets at once; the room is given back once."""
+        """Up to ``limit`` packets at once; the room is given back once, or per quarter of the ring."""
         cdef hv_packet packet
         cdef list packets = []
-        while len(packets) < limit and self.next(&packet) == HV_OK:
-            packets.append(self.take(&packet))
-        self.room_signal |= hv_rx_release(&self.ring)
+        try:
+            while PyList_GET_SIZE(packets) < limit and find(self, &packet) == HV_OK:
+                packets.append(take_packet(self, &packet))
+                release_quarter(self)
+        except RingCorruptError:
+            if not packets:     # what came before the lie is good; the next call meets it again
+                raise
+        release(self)
         return packets
+
+    @cython.critical_section
+    def recv_payloads(self, Py_ssize_t limit=64) -> list:
+        """``recv_many`` with nothing but the payloads: a list of bytes."""
+        cdef hv_packet packet
+        cdef list payloads = []
+        try:
+            while PyList_GET_SIZE(payloads) < limit and find(self, &packet) == HV_OK:
+                payloads.append(payload_bytes(self, &packet))
+                hv_rx_consume(&self.ring, &packet)
+                release_quarter(self)
+        except RingCorruptError:
+            if not payloads:
+                raise
+        release(self)
+        return payloads
+
+    cdef Py_ssize_t drain(self, object buffer, object descriptors, uint64_t *total) except -1:
+        """recv_batch() but for the last release; `total` grows by the ring bytes read, also on an error."""
+        cdef Py_buffer data, table
+        cdef Py_ssize_t count
+        PyObject_GetBuffer(buffer, &data, PyBUF_SIMPLE | PyBUF_WRITABLE)
+        try:
+            PyObject_GetBuffer(descriptors, &table, PyBUF_SIMPLE | PyBUF_WRITABLE)
+            try:
+                count = read_rows(self, <uint8_t *>data.buf, data.len, &table, total)
+            finally:
+                PyBuffer_Release(&table)
+        finally:
+            PyBuffer_Release(&data)
+        return count
+
+    @cython.critical_section
+    def recv_batch(self, buffer, descriptors):
+        """Copy packets into ``buffer``, say in ``descriptors`` what is where; how many.  As ``Channel.recv_batch``."""
+        cdef uint64_t total = 0
+        try:
+            return self.drain(buffer, descriptors, &total)
+        finally:
+            release(self)
 
     @cython.critical_section
     def recv_into(self, buffer):
@@ -428,18 +648,10 @@ cdef class RingConsumer:
         BufferTooSmallError leaves the packet where it is.
         """
         cdef hv_packet packet
-        cdef Py_buffer view
-        if self.next(&packet) == HV_EMPTY:
+        if copy_next(self, buffer, &packet) == HV_EMPTY:
             return None
-        PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
-        if view.len < <Py_ssize_t>packet.length:
-            PyBuffer_Release(&view)
-            raise BufferTooSmallError(f"the next payload has {packet.length} bytes; the buffer has fewer")
-        hv_rx_copy(&self.ring, &packet, <uint8_t *>view.buf)
-        PyBuffer_Release(&view)
-        hv_rx_consume(&self.ring, &packet)
-        self.room_signal |= hv_rx_release(&self.ring)
-        return packet.length
+        release(self)
+        return length_of(self, &packet)
 
     def views(self):
         """Iterate over what is published without copying; for writers that are trusted not to change it meanwhile.
@@ -535,7 +747,7 @@ cdef class ViewIterator:
             hv_rx_consume(&self.consumer.ring, &self.packet)
             if hv_distance(self.consumer.ring.own, self.consumer.ring.published,
                            self.consumer.ring.size) > self.consumer.ring.size // 4:
-                self.consumer.room_signal |= hv_rx_release(&self.consumer.ring)
+                release(self.consumer)
         return 0
 
     def __next__(self):
@@ -577,7 +789,7 @@ cdef class ViewIterator:
             c.viewing = False
             self.consumer = None
             need_open(c.held)
-            c.room_signal |= hv_rx_release(&c.ring)
+            release(c)
 
     def __dealloc__(self):
         # dropped in the middle: the packet in hand stays unread, the ring can be read again

@@ -15,19 +15,25 @@ HV_BAD_* codes if it is a lie; nothing outside the ring is ever touched (PROTOCO
 """
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy, memset
+from libc.string cimport memset
 
 
 cdef extern from "atomics.h" nogil:
     uint32_t hv_load_relaxed32(const void *p) noexcept
     uint32_t hv_load_acquire32(const void *p) noexcept
     uint64_t hv_load_relaxed64(const void *p) noexcept
+    uint64_t hv_load64(const void *p) noexcept
     uint64_t hv_load_acquire64(const void *p) noexcept
     void hv_store_relaxed32(void *p, uint32_t v) noexcept
     void hv_store_release32(void *p, uint32_t v) noexcept
     void hv_store64(void *p, uint64_t v) noexcept
     void hv_fence() noexcept
     uint32_t hv_or32(void *p, uint32_t bits) noexcept
+    bint hv_nearer(uint32_t index, uint32_t other, uint32_t behind, uint32_t size) noexcept
+    bint hv_rare(bint condition) noexcept       # the condition, and a word to the compiler that it seldom holds
+
+cdef extern from "copy.h" nogil:
+    void hv_copy(void *to, const void *source, size_t n) noexcept
 
 
 cdef enum:
@@ -80,6 +86,8 @@ cdef struct hv_packet:
     uint32_t start        # offset in the data area of the payload's first byte
     uint32_t length       # of the payload: a multiple of 8
     uint32_t total        # bytes to consume: descriptor, payload, trailer
+    uint32_t next         # offset of what follows it
+    bint split            # it wraps: part of it is at the end of the data area, the rest at its beginning
     uint64_t transaction_id
 
 
@@ -129,19 +137,19 @@ cdef inline void hv_copy_in(hv_ring *r, uint32_t at, const uint8_t *source, uint
     """Bytes into the data area at offset `at`, in two parts where it wraps."""
     cdef uint32_t first = r.size - at
     if n <= first:
-        memcpy(r.data + at, source, n)
+        hv_copy(r.data + at, source, n)
     else:
-        memcpy(r.data + at, source, first)
-        memcpy(r.data, source + first, n - first)
+        hv_copy(r.data + at, source, first)
+        hv_copy(r.data, source + first, n - first)
 
 
 cdef inline void hv_copy_out(const hv_ring *r, uint32_t at, uint8_t *target, uint32_t n) noexcept nogil:
     cdef uint32_t first = r.size - at
     if n <= first:
-        memcpy(target, r.data + at, n)
+        hv_copy(target, r.data + at, n)
     else:
-        memcpy(target, r.data + at, first)
-        memcpy(target + first, r.data, n - first)
+        hv_copy(target, r.data + at, first)
+        hv_copy(target + first, r.data, n - first)
 
 
 # ---------------------------------------------------------------------------------------------- the writing end
@@ -174,9 +182,9 @@ cdef inline int hv_tx_look(hv_ring *r) noexcept nogil:
 cdef inline int hv_tx_reserve(hv_ring *r, uint32_t total) noexcept nogil:
     """Is there room for `total` bytes?  HV_OK, HV_FULL, HV_TOO_LARGE or a lie."""
     cdef int bad
-    if total > r.size - 8:
-        return HV_TOO_LARGE
-    if hv_tx_free(r) <= total:
+    if hv_rare(hv_tx_free(r) <= total):
+        if total > r.size - 8:
+            return HV_TOO_LARGE
         bad = hv_tx_look(r)
         if bad != HV_OK:
             return bad
@@ -185,14 +193,19 @@ cdef inline int hv_tx_reserve(hv_ring *r, uint32_t total) noexcept nogil:
     return HV_OK
 
 
+cdef inline uint64_t hv_descriptor(uint32_t length, uint16_t packet_type, uint16_t flags) noexcept nogil:
+    """The first 8 bytes of a packet whose descriptor and padded payload have `length` bytes (PROTOCOL 2.2)."""
+    return packet_type | (2 << 16) | (<uint64_t>length << 29) | (<uint64_t>flags << 48)
+
+
 cdef inline void hv_tx_frame(hv_ring *r, uint32_t payload, uint64_t transaction_id, uint16_t packet_type,
                              uint16_t flags) noexcept nogil:
     """Everything of a packet but its payload, for which there is room; moves our index past it."""
     cdef uint32_t start = r.own
-    cdef uint32_t length = (payload + HV_DESCRIPTOR + 7) & ~<uint32_t>7
+    cdef uint32_t length = hv_tx_total(payload) - HV_TRAILER
     cdef uint32_t at = hv_advance(start, 8, r.size)
     cdef uint32_t pad = length - HV_DESCRIPTOR - payload
-    hv_store64(r.data + start, packet_type | (2 << 16) | (<uint64_t>(length >> 3) << 32) | (<uint64_t>flags << 48))
+    hv_store64(r.data + start, hv_descriptor(length, packet_type, flags))
     hv_store64(r.data + at, transaction_id)
     at = hv_advance(start, length, r.size)
     if pad:   # the padding lies in the last 8 bytes before `at`, which never wrap
@@ -201,19 +214,35 @@ cdef inline void hv_tx_frame(hv_ring *r, uint32_t payload, uint64_t transaction_
     r.own = hv_advance(at, HV_TRAILER, r.size)
 
 
-cdef inline int hv_tx_write(hv_ring *r, const uint8_t *payload, uint64_t n, uint64_t transaction_id,
-                            uint16_t packet_type, uint16_t flags) noexcept nogil:
-    """Put one packet behind the others; the reader does not see it before hv_tx_publish."""
-    cdef uint32_t start
+cdef inline int hv_tx_write_anywhere(hv_ring *r, const uint8_t *payload, uint64_t n, uint64_t transaction_id,
+                                     uint16_t packet_type, uint16_t flags) noexcept nogil:
+    """hv_tx_write for a packet that needs a look at the reader's index, wraps or ends where the ring does."""
     cdef int result
     if n > HV_MAX_LEN - HV_DESCRIPTOR:
         return HV_TOO_LARGE
     result = hv_tx_reserve(r, hv_tx_total(<uint32_t>n))
     if result != HV_OK:
         return result
-    start = hv_advance(r.own, HV_DESCRIPTOR, r.size)
-    hv_copy_in(r, start, payload, <uint32_t>n)
+    hv_copy_in(r, hv_advance(r.own, HV_DESCRIPTOR, r.size), payload, <uint32_t>n)
     hv_tx_frame(r, <uint32_t>n, transaction_id, packet_type, flags)
+    return HV_OK
+
+
+cdef inline int hv_tx_write(hv_ring *r, const uint8_t *payload, uint64_t n, uint64_t transaction_id,
+                            uint16_t packet_type, uint16_t flags) noexcept nogil:
+    """Put one packet behind the others; the reader does not see it before hv_tx_publish."""
+    cdef uint32_t start = r.own
+    cdef uint32_t limit = r.peer if r.peer > start else r.size      # up to here there is room in one piece
+    cdef uint32_t total = hv_tx_total(<uint32_t>n)
+    cdef uint8_t *packet = r.data + start
+    if hv_rare(n > HV_MAX_LEN - HV_DESCRIPTOR) or hv_rare(start + total >= limit):
+        return hv_tx_write_anywhere(r, payload, n, transaction_id, packet_type, flags)
+    r.own = start + total
+    hv_store64(packet + total - HV_TRAILER - 8, 0)                  # the padding; what else is there is written over
+    hv_store64(packet, hv_descriptor(total - HV_TRAILER, packet_type, flags))
+    hv_store64(packet + 8, transaction_id)
+    hv_store64(packet + total - HV_TRAILER, <uint64_t>start << 32)
+    hv_copy(packet + HV_DESCRIPTOR, payload, n)
     return HV_OK
 
 
@@ -222,11 +251,11 @@ cdef inline bint hv_tx_publish(hv_ring *r) noexcept nogil:
 
     The index before the whole batch is what is compared, so any number of packets may be published at once.
     """
-    cdef uint32_t old = r.published
-    if r.own == old:
+    cdef uint32_t old = r.published, own = r.own
+    if own == old:
         return False
-    hv_store_release32(r.control + HV_WRITE_INDEX, r.own)   # partner: acquire in hv_rx_look
-    r.published = r.own
+    hv_store_release32(r.control + HV_WRITE_INDEX, own)     # partner: acquire in hv_rx_look
+    r.published = own
     hv_fence()                                              # partner: fence in hv_rx_unmask, hv_rx_release
     if hv_load_acquire32(r.control + HV_INTERRUPT_MASK):
         return False
@@ -255,11 +284,12 @@ cdef inline int hv_rx_look(hv_ring *r) noexcept nogil:
     cdef uint64_t both = hv_load_acquire64(r.control + HV_WRITE_INDEX)
     cdef uint32_t write = <uint32_t>both
     cdef int bad = hv_check_write(write, r.size)
-    if bad != HV_OK:
+    if hv_rare(bad != HV_OK):
         return bad
-    if <uint32_t>(both >> 32) != r.published:
+    if hv_rare(<uint32_t>(both >> 32) != r.published):
         return HV_BAD_OWN_READ
-    if hv_distance(write, r.published, r.size) < hv_distance(r.peer, r.published, r.size):
+    # equal: everything that was seen is read and released, so nothing can be withdrawn
+    if hv_rare(r.peer != r.published) and hv_nearer(write, r.peer, r.published, r.size):
         return HV_BAD_WRITE_BACK
     r.peer = write
     return HV_OK
@@ -267,58 +297,65 @@ cdef inline int hv_rx_look(hv_ring *r) noexcept nogil:
 
 cdef inline int hv_rx_next(hv_ring *r, hv_packet *p) noexcept nogil:
     """The next packet's descriptor, read once and checked.  HV_OK, HV_EMPTY or a lie; nothing is consumed."""
-    cdef uint32_t available = hv_rx_available(r)
-    cdef uint32_t header, length
+    cdef uint32_t own = r.own, peer = r.peer, size = r.size
+    cdef uint32_t limit, end, header, length
     cdef uint64_t word
     cdef int bad
-    if available < HV_SMALLEST:
+    if own == peer:
         bad = hv_rx_look(r)
-        if bad != HV_OK:
+        if hv_rare(bad != HV_OK):
             return bad
-        available = hv_rx_available(r)
-        if available == 0:
+        peer = r.peer
+        if hv_rare(own == peer):
             return HV_EMPTY
-    if available < HV_SMALLEST:
+    limit = peer if peer > own else size        # up to here the packets are in one piece
+    if hv_rare(limit - own < HV_SMALLEST) and hv_distance(peer, own, size) < HV_SMALLEST:
+        r.peer = own                            # so that the next call looks again
         return HV_BAD_FRAGMENT
-    word = hv_load_relaxed64(r.data + r.own)
-    header = <uint32_t>((word >> 16) & 0xFFFF) * 8
-    length = <uint32_t>((word >> 32) & 0xFFFF) * 8
-    if header < HV_DESCRIPTOR:
+    word = hv_load_relaxed64(r.data + own)
+    header = <uint32_t>(word >> 13) & 0x7FFF8   # offset8, len8 in bytes
+    length = <uint32_t>(word >> 29) & 0x7FFF8
+    if hv_rare(header < HV_DESCRIPTOR):
         return HV_BAD_OFFSET8
-    if length < header:
+    if hv_rare(length < header):
         return HV_BAD_LEN8
-    if length + HV_TRAILER > available:
-        return HV_BAD_LENGTH
+    end = own + length + HV_TRAILER
     p.type = <uint16_t>word
     p.flags = <uint16_t>(word >> 48)
-    p.transaction_id = hv_load_relaxed64(r.data + hv_advance(r.own, 8, r.size))
-    p.start = hv_advance(r.own, header, r.size)
     p.length = length - header
     p.total = length + HV_TRAILER
+    if not hv_rare(end >= limit and end != peer):
+        p.transaction_id = hv_load64(r.data + own + 8)
+        p.start = own + header
+        p.next = end
+        p.split = False
+    else:
+        if length + HV_TRAILER > hv_distance(peer, own, size):
+            return HV_BAD_LENGTH
+        p.transaction_id = hv_load64(r.data + hv_advance(own, 8, size))
+        p.start = hv_advance(own, header, size)
+        p.next = hv_advance(own, length + HV_TRAILER, size)
+        p.split = True
     return HV_OK
 
 
 cdef inline void hv_rx_copy(const hv_ring *r, const hv_packet *p, uint8_t *target) noexcept nogil:
     """The payload out of the ring: p.length bytes."""
-    hv_copy_out(r, p.start, target, p.length)
+    if hv_rare(p.split):
+        hv_copy_out(r, p.start, target, p.length)
+    else:
+        hv_copy(target, r.data + p.start, p.length)
 
 
 cdef inline void hv_rx_consume(hv_ring *r, const hv_packet *p) noexcept nogil:
     """Step over a packet; the writer gets the room at hv_rx_release."""
-    r.own = hv_advance(r.own, p.total, r.size)
+    r.own = p.next
 
 
-cdef inline bint hv_rx_release(hv_ring *r) noexcept nogil:
-    """Give back the room of all consumed packets.  True: the writer waits for it, signal it (PROTOCOL 2.7)."""
-    cdef uint32_t freed, free_now, pending, write
-    if r.own == r.published:
-        return False
-    freed = hv_distance(r.own, r.published, r.size)
-    hv_store_release32(r.control + HV_READ_INDEX, r.own)    # partner: acquire in hv_tx_look
-    r.published = r.own
-    hv_fence()                                              # partner: fence in hv_tx_want_room, hv_tx_publish
-    pending = hv_load_acquire32(r.control + HV_PENDING_SEND_SZ)
-    if pending == 0 or not hv_load_relaxed32(r.control + HV_FEATURE_BITS) & HV_FEATURE_PENDING_SEND_SZ:
+cdef inline bint hv_rx_room_wanted(const hv_ring *r, uint32_t before, uint32_t pending) noexcept nogil:
+    """Did the step from `before` to our index make the room of `pending` bytes that the writer waits for?"""
+    cdef uint32_t free_now, write
+    if not hv_load_relaxed32(r.control + HV_FEATURE_BITS) & HV_FEATURE_PENDING_SEND_SZ:
         return False
     pending &= ~<uint32_t>7         # some writers ask for "ring size - 1" and mean "all of it"
     if pending > r.size - 8:
@@ -327,7 +364,19 @@ cdef inline bint hv_rx_release(hv_ring *r) noexcept nogil:
     if write >= r.size:
         return False                # a lie: the next look says so
     free_now = r.size - hv_distance(write, r.own, r.size)
-    return free_now > pending and free_now - freed <= pending
+    return free_now > pending and free_now - hv_distance(r.own, before, r.size) <= pending
+
+
+cdef inline bint hv_rx_release(hv_ring *r) noexcept nogil:
+    """Give back the room of all consumed packets.  True: the writer waits for it, signal it (PROTOCOL 2.7)."""
+    cdef uint32_t own = r.own, before = r.published, pending
+    if own == before:
+        return False
+    hv_store_release32(r.control + HV_READ_INDEX, own)      # partner: acquire in hv_tx_look
+    r.published = own
+    hv_fence()                                              # partner: fence in hv_tx_want_room, hv_tx_publish
+    pending = hv_load_acquire32(r.control + HV_PENDING_SEND_SZ)
+    return hv_rare(pending != 0) and hv_rx_room_wanted(r, before, pending)
 
 
 cdef inline void hv_rx_mask(hv_ring *r) noexcept nogil:

@@ -2,8 +2,8 @@
 """The kernel's own word that a device came or went.
 
 sysfs makes no inotify events for what the kernel adds and removes there (seen on 6.12), so this listens where udev
-listens: to uevents on a netlink socket. Uevents reach only network namespaces of the initial user, so whoever waits also looks
-every few seconds.
+listens: to uevents on a netlink socket. Uevents reach only network namespaces of the initial user, so whoever waits
+also looks every few seconds.
 """
 
 from __future__ import annotations

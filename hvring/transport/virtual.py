@@ -233,8 +233,9 @@ def _open(reply: OfferReply, descriptors: list[int], connection: socket.socket) 
 def _map(descriptor: int, length: int) -> mmap.mmap:
     """Map ``length`` bytes of the host's memory, never more than the file was seen to have.
 
-    The seals keep the host from shrinking it later, which would end this process with SIGBUS; memory that
-    cannot be sealed is taken all the same, because the rules of the endpoint do not ask for seals.
+    The seals keep the host from shrinking it later, which would end this process with SIGBUS; a memfd that
+    cannot be sealed is taken all the same, because the rules of the endpoint do not ask for seals. A file of
+    any other kind is refused: reading it could wait for ever, or fail with SIGBUS at any time.
     """
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
@@ -243,6 +244,10 @@ def _map(descriptor: int, length: int) -> mmap.mmap:
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     except OSError:
         pass
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+    except OSError:
+        raise EndpointError("the first descriptor of the offer is not memory but a file") from None
     size = os.fstat(descriptor).st_size  # after the seals: it stays
     if size < length:
         raise EndpointError(f"the offer's memory has {size} bytes, two rings need {length}")
@@ -294,7 +299,8 @@ async def _readable(loop: asyncio.AbstractEventLoop, handshake: Handshake) -> No
 
     def wake() -> None:
         loop.remove_reader(handshake.fileno())
-        answered.set_result(None)
+        if not answered.done():  # cancelled in the same round of the loop
+            answered.set_result(None)
 
     loop.add_reader(handshake.fileno(), wake)
     try:

@@ -8,18 +8,20 @@ import gc
 import os
 import struct
 import threading
+from functools import partial
 
 import pytest
 
 from hvring import ChannelRescindedError, serve
 from hvring.agent import Agent, Effects, EventKind, standard_services
-from hvring.errors import EndpointError
+from hvring.channel import Channel
+from hvring.errors import EndpointError, RingCorruptError
 from hvring.guest.pools import PoolStore
 from hvring.guest.power import PowerAction, RehearsedPower, ShutdownOrder
 from hvring.host import GuestStatusError, VirtualHost
 from hvring.ic.heartbeat import ApplicationState
 from hvring.services import Heartbeat, Kvp, Service, Shutdown
-from hvring.transport.virtual import connect
+from hvring.transport.virtual import connect, connect_async
 from hvring.vmbus import SERVICE_NAMES
 
 
@@ -131,10 +133,6 @@ def test_stopping_undoes_what_is_half_done_and_can_be_repeated(both) -> None:
 
 def test_an_agent_may_start_before_its_host(tmp_path) -> None:
     async def main() -> None:
-        from functools import partial
-
-        from hvring.transport.virtual import connect_async
-
         path = tmp_path / "later.sock"
         opener = partial(connect_async, path, timeout=None, wait=True)
         async with Agent([Heartbeat()], opener) as agent, VirtualHost(path, ["heartbeat"]) as host:
@@ -155,6 +153,83 @@ def test_a_service_whose_channel_can_never_open_fails_alone() -> None:
         await agent.run()
         assert [(e.kind, e.detail) for e in events] == [(EventKind.FAILED, "no such thing")]
         assert agent.stats()["heartbeat"]["open"] is False
+
+    run(main())
+
+
+@pytest.mark.parametrize("error", [RingCorruptError("a lie"), OSError(24, "too many open files")])
+def test_rings_that_are_broken_when_they_are_opened_and_a_lack_of_descriptors_are_no_end(
+    error, tmp_path
+) -> None:
+    async def main() -> None:
+        events, errors = [], [error]
+
+        async def opener(name: str) -> Channel:
+            if errors:
+                raise errors.pop()
+            return await connect_async(tmp_path / "sock", name)
+
+        async with (
+            VirtualHost(tmp_path / "sock") as host,
+            Agent([Heartbeat()], opener, on_event=events.append),
+        ):
+            await host.wait_ready("heartbeat")
+        assert [e.kind for e in events] == [EventKind.BROKEN, EventKind.OPENED, EventKind.NEGOTIATED]
+
+    run(main())
+
+
+def test_an_error_of_an_openers_own_ends_one_service_and_is_told(caplog) -> None:
+    async def main() -> None:
+        events = []
+
+        async def opener(name: str) -> Channel:
+            raise LookupError("a bug")
+
+        await Agent([Heartbeat()], opener, on_event=events.append).run()
+        assert [(e.kind, e.detail) for e in events] == [(EventKind.FAILED, "LookupError('a bug')")]
+
+    run(main())
+    assert "a bug" in caplog.text
+
+
+def test_a_listener_that_raises_does_not_disturb_the_services(tmp_path, caplog) -> None:
+    def broken(event: object) -> None:
+        raise LookupError("a bug")
+
+    async def main() -> None:
+        opener = partial(connect_async, tmp_path / "sock", timeout=None, wait=True)
+        async with VirtualHost(tmp_path / "sock") as host, Agent([Heartbeat()], opener, on_event=broken):
+            await host.wait_ready("heartbeat")
+            await host.heartbeat.beat()
+
+    run(main())
+    assert "a bug" in caplog.text
+
+
+def test_a_deadline_is_kept_while_a_broken_channel_is_left_alone(both, monkeypatch) -> None:
+    """A thaw that failed is tried again before the next opening, however long that pause is."""
+    monkeypatch.setattr("hvring.agent.agent._FIRST_PAUSE", 1000.0)
+    monkeypatch.setattr("hvring.agent.agent._LAST_PAUSE", 3000.0)
+
+    async def main() -> None:
+        async with both("vss") as pair:
+            freezer, failures = pair.agent.services["vss"]._freezer, [OSError("not now")]
+            thaw = freezer.thaw
+
+            def stubborn() -> None:
+                if failures:
+                    raise failures.pop()
+                thaw()
+
+            freezer.thaw = stubborn
+            await pair.host.vss.freeze()
+            async with pair.host.raw("vss") as raw:
+                struct.pack_into("<I", raw.memory, raw.ring_size, 0xFFFFFFFF)  # write_index
+                raw.signal()
+                while freezer.frozen:
+                    await asyncio.sleep(0.01)
+            assert EventKind.BROKEN in pair.kinds("vss")
 
     run(main())
 

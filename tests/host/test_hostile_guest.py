@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import fcntl
+import gc
 import logging
 import mmap
 import os
@@ -16,7 +18,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -28,7 +31,7 @@ from hostile_wire import Answer, Wire, readable
 from scripted_guest import Book
 
 from hvring import ChannelRescindedError, serve
-from hvring.errors import EndpointError, HvringError, MessageError
+from hvring.errors import HvringError
 from hvring.host import Timing
 from hvring.host.testing import ThreadedHost, running_host
 from hvring.services import Heartbeat
@@ -87,9 +90,11 @@ class HostileGuest:
                 if answer is not None:
                     self.reply(wire, book, answer)
                 elif self.chance.random() < 0.2:
-                    wire.send(self.chance.randbytes(self.chance.choice((0, 8, 28, 64))), self.chance.getrandbits(64))
+                    wire.send(
+                        self.chance.randbytes(self.chance.choice((0, 8, 28, 64))), self.chance.getrandbits(64)
+                    )
                 if self.events and self.chance.random() < 0.3:
-                    wire.abuse_events(self.chance)
+                    wire.abuse_events(self.chance, flags=True)
                 if self.chance.random() < self.lies:
                     self.lie(wire)
             if self.chance.random() < 0.2:
@@ -140,7 +145,12 @@ def verbs(host: ThreadedHost, service: str, chance: random.Random) -> list:
     """What an administrator may want meanwhile."""
     match service:
         case "kvp":
-            return [host.kvp.set("k", "v"), host.kvp.get("k"), host.kvp.list(chance.randrange(5)), host.kvp.remove("k")]
+            return [
+                host.kvp.set("k", "v"),
+                host.kvp.get("k"),
+                host.kvp.list(chance.randrange(5)),
+                host.kvp.remove("k"),
+            ]
         case "fcopy":
             return [host.fcopy.copy(chance.randbytes(20_000), "/tmp", name="f")]
         case "vss":
@@ -184,29 +194,44 @@ def test_no_guest_can_end_or_hang_a_host(tmp_path, troubles) -> None:
             guest = HostileGuest(path, seed)
             try:
                 asked = [
-                    asyncio.run_coroutine_threadsafe(verb, host.loop)
+                    asyncio.run_coroutine_threadsafe(once_ready(host, guest.service, verb), host.loop)
                     for verb in verbs(host, guest.service, guest.chance)
                 ]
                 if guest.chance.random() < 0.2:
                     knock(path, guest.chance)
                 guest.run()
                 host.do(host.wait_detached(guest.service), PATIENCE)
-                for verb in asked:
-                    outcomes.add(outcome(verb))
+                outcomes |= {outcome(verb) for verb in asked}
+                asked.clear()  # an error keeps the frames that it came through, and those the channel
                 assert host.status()["services"]["heartbeat"]["state"] == "ready"
                 settled = time.monotonic() + PATIENCE
                 while len(os.listdir("/proc/self/fd")) > descriptors:
-                    assert time.monotonic() < settled, "a descriptor stayed open"
+                    gc.collect()
+                    assert time.monotonic() < settled, f"descriptors stay open: {open_files()}"
                 assert troubles == []
             except BaseException as error:
                 error.add_note(f"episode {seed}, {guest.service}: HVRING_FUZZ_SEED={seed} begins with it")
                 raise
             seed += 1
         host.do(beat(host), PATIENCE)
-        assert [v for v in host.violations if v.service == "heartbeat" and "late" not in v and "no answer" not in v] == []
+        assert [
+            v
+            for v in host.violations
+            if v.service == "heartbeat" and "late" not in v and "no answer" not in v
+        ] == []
         assert host.violation_count > 0
         assert {"ReplyError", "NotReadyError"} <= outcomes
     honest.join()
+
+
+def open_files() -> list[str]:
+    return sorted(str(os.path.realpath(f"/proc/self/fd/{n}")) for n in os.listdir("/proc/self/fd"))
+
+
+async def once_ready(host: ThreadedHost, service: str, verb: Coroutine[object, object, object]) -> None:
+    with suppress(TimeoutError):
+        await host.wait_ready(service, timeout=0.05)
+    await verb
 
 
 async def beat(host: ThreadedHost) -> None:
@@ -220,9 +245,23 @@ def outcome(verb: concurrent.futures.Future) -> str:
     """How a verb ended; only by a result, or by an error that this package raises on purpose."""
     try:
         verb.result(PATIENCE)
-    except (EndpointError, MessageError, HvringError) as error:
+    except HvringError as error:
         return type(error).__name__
     return "result"
+
+
+def test_a_guest_that_makes_its_eventfd_block_holds_nobody_up(tmp_path) -> None:
+    path = str(tmp_path / "sock")
+    with running_host(path, ["kvp"]) as host:
+        guest = HostileGuest(path, 1)
+        guest.service = "kvp"
+        connection, wire, descriptors = guest.attach()
+        for event in descriptors[1:]:
+            fcntl.fcntl(event, fcntl.F_SETFL, fcntl.fcntl(event, fcntl.F_GETFL) & ~os.O_NONBLOCK)
+        wire.signal()
+        connection.close()
+        close_all(descriptors)
+        host.do(host.wait_detached("kvp"), PATIENCE)
 
 
 @pytest.mark.parametrize("field", HEADER_FIELDS[1:])

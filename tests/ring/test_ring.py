@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import gc
 import struct
+import sys
 
 import pytest
 
@@ -327,3 +329,14 @@ def test_impossible_places_are_refused(offset: int, size: int | None) -> None:
         RingProducer(bytearray(8192), offset, size)
     with pytest.raises((TypeError, BufferError)):
         RingProducer(bytes(8192))
+
+
+@pytest.mark.parametrize("end", [RingProducer, RingConsumer])
+def test_a_ring_in_a_reference_cycle_lets_go_of_its_memory(end, monkeypatch: pytest.MonkeyPatch) -> None:
+    complaints: list[object] = []
+    monkeypatch.setattr(sys, "excepthook", lambda *what: complaints.append(what))
+    cycle: list[object] = [end(bytearray(8192))]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert complaints == []

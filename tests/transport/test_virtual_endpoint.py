@@ -16,7 +16,7 @@ import threading
 
 import pytest
 
-from hvring.errors import ChannelRescindedError, EndpointError
+from hvring.errors import ChannelRescindedError, EndpointError, RingCorruptError
 from hvring.ring import RingConsumer, RingProducer
 from hvring.transport.endpoint import EndpointUnavailableError, OfferReply, OpenRequest
 from hvring.transport.virtual import Handshake, Offer, connect, connect_async
@@ -212,7 +212,7 @@ def test_a_datagram_that_is_too_long_is_refused(host):
 def test_rings_that_are_broken_from_the_start_leave_nothing_open(host):
     struct.pack_into("<I", host.offer.memory, 0, 3)
     host.answer(host.grant)
-    with pytest.raises(Exception, match="multiple of 8"):
+    with pytest.raises(RingCorruptError, match="multiple of 8"):
         connect(host.path, "kvp", timeout=10)
 
 
@@ -223,6 +223,17 @@ def test_memory_without_seals_is_sealed_by_the_guest(host):
     with connect(host.path, "kvp", timeout=10):
         assert fcntl.fcntl(memory, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK
     os.close(memory)
+
+
+def test_a_file_is_no_memory(host, tmp_path):
+    """Reading it could wait for a server, or end the process when the disk is full."""
+    with open(tmp_path / "file", "w+b") as file:
+        file.truncate(2 * RING)
+        host.answer(
+            lambda connection: send(connection, good_reply(), [file.fileno(), *host.descriptors()[1:]])
+        )
+        with pytest.raises(EndpointError, match="not memory but a file"):
+            connect(host.path, "kvp", timeout=10)
 
 
 def test_a_refusal_is_reported_in_the_hosts_words(host):

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One service on one channel, step by step: nothing is lost behind one signal, on a full ring, or on an old one."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hvring.agent import Exchange, serve
+from hvring.channel import Channel, EventfdDoorbell
+from hvring.errors import RingFullError
+from hvring.ic import Frame, Heartbeat, MessageType
+from hvring.ring import RingConsumer, RingProducer
+from hvring.services import Heartbeat as HeartbeatService
+
+RING = 8192
+
+
+class Host:
+    """The host's ends of both rings."""
+
+    def __init__(self) -> None:
+        self.memory = mmap.mmap(-1, 2 * RING)
+        self.to_host, self.to_guest = os.eventfd(0), os.eventfd(0)
+        self.guest: Channel | None = None
+
+    def open(self) -> Exchange:
+        doorbell = EventfdDoorbell(os.dup(self.to_host), os.dup(self.to_guest))
+        self.guest = Channel(self.memory, ring_size=RING, tx_offset=0, rx_offset=RING, doorbell=doorbell)
+        self.tx = RingProducer(self.memory, RING, RING)
+        self.rx = RingConsumer(self.memory, 0, RING)
+        return Exchange(self.guest, HeartbeatService())
+
+    def beat(self, number: int) -> bool:
+        return self.tx.send(
+            Frame(MessageType.HEARTBEAT, Heartbeat(number).encode()).encode(), transaction_id=number
+        )
+
+    def answers(self) -> list[tuple[int, int]]:
+        """Transaction ids and numbers."""
+        return [
+            (p.transaction_id, Heartbeat.decode(p.payload[28:]).sequence) for p in self.rx.recv_many(1000)
+        ]
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    host = Host()
+    yield host
+    if host.guest is not None:
+        host.guest.close()
+    os.close(host.to_host)
+    os.close(host.to_guest)
+
+
+def test_every_packet_behind_one_signal_is_answered_in_order(host) -> None:
+    exchange = host.open()
+    due = [host.beat(n) for n in range(30)]
+    assert due == [True] + [False] * 29
+    assert exchange.pump() is False
+    assert host.answers() == [(n, n + 1) for n in range(30)]
+
+
+def test_a_long_burst_lets_others_have_their_turn(host) -> None:
+    exchange = host.open()
+    for n in range(30):
+        host.beat(n)
+    assert exchange.pump(limit=8) is True
+    assert len(host.answers()) == 8
+    while exchange.pump(limit=8):
+        pass
+    assert host.answers() == [(n, n + 1) for n in range(8, 30)]
+
+
+def test_an_answer_that_finds_no_room_is_held_and_the_host_is_asked_for_room(host) -> None:
+    exchange = host.open()
+    sent = 0
+    while struct.unpack_from("<I", host.memory, 12)[0] == 0:  # pending_send_sz of the guest's ring
+        host.beat(sent)
+        sent += 1
+        exchange.pump()
+    assert exchange.patience() is not None
+    for n in range(sent, sent + 10):
+        host.beat(n)
+    assert exchange.pump() is False  # still no room, and nothing is read behind the held one
+    got = host.answers()
+    assert host.rx.take_signal()  # the guest is to be told that there is room
+    while exchange.pump():
+        pass
+    got += host.answers()
+    assert got == [(n, n + 1) for n in range(sent + 10)]
+    assert exchange.patience() is None
+
+
+def test_a_channel_goes_on_where_the_rings_are(host) -> None:
+    """The memory may have been used by an earlier opener, who may have left its mask and its wish for room."""
+    for ring in (0, RING):
+        struct.pack_into("<IIII", host.memory, ring, 4080, 4080, 1, 64)
+    exchange = host.open()
+    assert host.beat(7)  # unmasked: the signal is due
+    assert exchange.pump() is False
+    assert host.answers() == [(7, 8)]
+    assert struct.unpack_from("<4I", host.memory, 0)[3] == 0
+
+
+def test_the_blocking_form_sleeps_while_there_is_no_room(host) -> None:
+    host.open()
+    looks: list[float] = []
+    full, done = threading.Event(), threading.Event()
+
+    class Counting(HeartbeatService):
+        def tick(self) -> None:
+            looks.append(time.monotonic())
+            if struct.unpack_from("<I", host.memory, 12)[0]:
+                full.set()
+
+    thread = threading.Thread(target=serve, args=(Counting(), host.guest), kwargs={"stop": done.is_set})
+    thread.start()
+    sent = 0
+    while not full.is_set():
+        try:
+            signal = host.beat(sent)
+        except RingFullError:
+            continue
+        sent += 1
+        if signal:
+            os.eventfd_write(host.to_guest, 1)
+    for _ in range(10):
+        host.beat(sent)
+        sent += 1
+    before = len(looks)
+    time.sleep(0.3)  # in which it may look a few times by the clock
+    assert len(looks) - before < 100
+    got = host.answers()
+    while len(got) < sent:
+        os.eventfd_write(host.to_guest, 1)
+        got += host.answers()
+    assert got == [(n, n + 1) for n in range(sent)]
+    done.set()
+    host.beat(sent)
+    os.eventfd_write(host.to_guest, 1)
+    thread.join()
