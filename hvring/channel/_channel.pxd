@@ -17,7 +17,7 @@ cdef class Doorbell:
 
 cdef class EventfdDoorbell(Doorbell):
     cdef int signal_fd
-    cdef bint blocking
+    cdef int64_t clear_old(self) noexcept nogil
 
 
 cdef class UioDoorbell(Doorbell):

@@ -7,7 +7,7 @@ cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject, PyTypeObject
-from libc.errno cimport EAGAIN, EBADF, EINTR, EIO, errno
+from libc.errno cimport EAGAIN, EBADF, EINTR, EIO, EOPNOTSUPP, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from hvring.ring._ring cimport (Packet, RingConsumer, RingProducer, copy_next, corrupt, find, hv_method,
@@ -35,6 +35,14 @@ cdef extern from "unistd.h" nogil:
     ssize_t c_read "read"(int fd, void *buffer, size_t n)
     ssize_t c_write "write"(int fd, const void *buffer, size_t n)
     int c_close "close"(int fd)
+
+cdef extern from "sys/uio.h" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t preadv2(int fd, const iovec *parts, int n, long offset, int flags)
+    enum:
+        RWF_NOWAIT
 
 cdef extern from "fcntl.h" nogil:
     int fcntl(int fd, int command, ...)
@@ -96,24 +104,21 @@ cdef class EventfdDoorbell(Doorbell):
     """Two eventfds: one to wake the other side, one to be woken by.  Takes both over and closes them."""
 
     def __cinit__(self, int signal_fd, int wait_fd):
-        cdef int flags = fcntl(wait_fd, F_GETFL)
+        self.fd = self.signal_fd = -1
+        if fcntl(wait_fd, F_GETFL) < 0 or fcntl(signal_fd, F_GETFL) < 0:
+            raise OSError(errno, "not an open descriptor")
+        # O_NONBLOCK belongs to both sides: it is neither set, for a host that reads its eventfd with blocking reads,
+        # nor relied on, for a host that takes it away.
         self.signal_fd = signal_fd
         self.fd = wait_fd
-        if flags < 0 or fcntl(signal_fd, F_GETFL) < 0:
-            self.fd = self.signal_fd = -1
-            raise OSError(errno, "not an open descriptor")
-        fcntl(wait_fd, F_SETFL, flags | O_NONBLOCK)
-        # The flags belong to both sides, and the other one may read its eventfd with blocking reads: leave those.
-        self.blocking = not fcntl(signal_fd, F_GETFL) & O_NONBLOCK
 
     cdef int ring(self) noexcept nogil:
         cdef uint64_t one = 1
         cdef pollfd room
-        if self.blocking:     # a counter that the other side has filled up must not hold us
-            room.fd = self.signal_fd
-            room.events = POLLOUT
-            if c_poll(&room, 1, 0) == 0:
-                return 0
+        room.fd = self.signal_fd   # a counter that the other side has filled up must not hold us
+        room.events = POLLOUT
+        if c_poll(&room, 1, 0) == 0:
+            return 0
         while c_write(self.signal_fd, &one, 8) < 0:
             if errno == EAGAIN:
                 return 0      # the counter is full: the other side has been woken 2^64 - 2 times already
@@ -123,12 +128,26 @@ cdef class EventfdDoorbell(Doorbell):
 
     cdef int64_t clear(self) noexcept nogil:
         cdef uint64_t count = 0
-        while c_read(self.fd, &count, 8) < 0:
+        cdef iovec whole
+        whole.iov_base = &count
+        whole.iov_len = 8
+        while preadv2(self.fd, &whole, 1, -1, RWF_NOWAIT) < 0:   # O_NONBLOCK is shared: the other side can clear it
             if errno == EAGAIN:
                 return 0
+            if errno == EOPNOTSUPP:      # a kernel before 5.8
+                return self.clear_old()
             if errno != EINTR:
                 return -errno
         return <int64_t>(count if count < <uint64_t>1 << 62 else <uint64_t>1 << 62)
+
+    cdef int64_t clear_old(self) noexcept nogil:
+        cdef pollfd rung
+        cdef uint64_t count = 0
+        rung.fd = self.fd
+        rung.events = POLLIN
+        if c_poll(&rung, 1, 0) <= 0 or c_read(self.fd, &count, 8) < 0:
+            return 0
+        return <int64_t>(count & <uint64_t>0x3FFFFFFF)
 
     cdef void silence(self) noexcept:
         if self.fd >= 0:

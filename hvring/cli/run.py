@@ -176,7 +176,8 @@ class _Output:
         if self._json:
             self.say(event=what, service=service, detail=detail)
         else:
-            print(f"{self._prefix}{service}: {what} {detail}".rstrip(), flush=True)
+            shown = "".join(c if c.isprintable() else "?" for c in detail)  # a host's words may be in it
+            print(f"{self._prefix}{service}: {what} {shown}".rstrip(), flush=True)
 
     def shutdown(self, order: ShutdownOrder) -> None:
         fields = {
@@ -187,6 +188,7 @@ class _Output:
             "text": order.text,
         }
         self._orders.append(fields)
+        del self._orders[:-100]  # a host could go on for ever
         if self._json:
             self.say(event="order", service="shutdown", **fields)
         else:

@@ -471,7 +471,7 @@ cdef int receive_into(RingConsumer self, object buffer, hv_packet *packet) excep
     cdef int result
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE | PyBUF_WRITABLE)
     try:
-        result = search(self, packet)
+        result = find(self, packet)
         if result == HV_OK:
             if view.len < <Py_ssize_t>packet.length:
                 too_small(packet.length)

@@ -165,7 +165,7 @@ class Episode:
             if chance.random() < self.lies:
                 self.lie(wire)
             if self.events and chance.random() < 0.3:
-                wire.abuse_events(chance, flags=False)
+                wire.abuse_events(chance, flags=True)
             if chance.random() < 0.1:
                 self.host.beat()
             if chance.random() < drains:

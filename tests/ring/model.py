@@ -47,6 +47,11 @@ class Model:
         self.put(WRITE, (old + len(packet)) % self.size)
         return self.get(MASK) == 0 and self.get(READ) == old
 
+    def next_length(self) -> int:
+        """Payload bytes of the packet that comes next."""
+        _, offset8, len8, _ = struct.unpack("<HHHH", self.peek(self.get(READ), 8))
+        return int(len8 - offset8) * 8
+
     def recv(self) -> tuple[tuple[int, int, int, bytes] | None, bool]:
         """The packet (type, flags, transaction id, payload) and whether a blocked writer must be signalled."""
         if self.used() == 0:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from hvring.errors import PacketTooLargeError, RingFullError
+from hvring.errors import BufferTooSmallError, PacketTooLargeError, RingFullError
 from hvring.ring import RingConsumer, RingProducer
 
 _spec = importlib.util.spec_from_file_location("ring_model", Path(__file__).with_name("model.py"))
@@ -64,6 +64,42 @@ class TwoRings(RuleBasedStateMachine):
                 self.producer.send_many(batch, transaction_id=tid)
         else:
             assert self.producer.send_many(batch, transaction_id=tid) == (sent, due)
+
+    @rule(batch=st.lists(payloads, max_size=8), gap=st.integers(0, 9), tid=st.integers(0, 1000))
+    def send_batch(self, batch: list[bytes], gap: int, tid: int) -> None:
+        buffer, rows, results = b"", b"", []
+        for i, payload in enumerate(batch):
+            rows += struct.pack("<IIHHIQ", len(buffer) + gap, len(payload), 11, i, 0, tid + i)
+            buffer += bytes(gap) + payload
+            if None not in results:
+                results.append(self.model.send(payload, tid + i, 11, i))
+        sent = len(results) - results.count(None)
+        if batch and not sent and len(batch[0]) > self.producer.max_payload:
+            with pytest.raises(PacketTooLargeError):
+                self.producer.send_batch(buffer, rows)
+        else:
+            assert self.producer.send_batch(buffer, rows) == (sent, True in results)
+
+    @rule(room=st.integers(0, 900), most=st.integers(0, 6))
+    def recv_batch(self, room: int, most: int) -> None:
+        want: list[tuple[int, int, int, bytes]] = []
+        left = room
+        while len(want) < most and self.model.used() and self.model.next_length() <= left:
+            packet = self.model.recv()[0]
+            assert packet is not None
+            want.append(packet)
+            left -= len(packet[3])
+        buffer, rows = bytearray(room), bytearray(24 * most)
+        try:
+            count = self.consumer.recv_batch(buffer, rows)
+        except BufferTooSmallError:
+            count = 0
+        got = [
+            (kind, flags, number, bytes(buffer[offset : offset + length]))
+            for offset, length, kind, flags, _, number in struct.iter_unpack("<IIHHIQ", rows[: 24 * count])
+        ]
+        assert got == want
+        self.consumer.take_signal()
 
     @rule(payload=payloads, tid=tids, keep=st.integers(0, 300), commit=st.booleans())
     def claim(self, payload: bytes, tid: int, keep: int, commit: bool) -> None:

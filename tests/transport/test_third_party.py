@@ -40,8 +40,10 @@ class Stranger:
             wake,
         )
 
+        self.words = memoryview(memory).cast("I")  # one store a word; struct.pack_into stores zero first
+
     def u32(self, at: int) -> int:
-        return struct.unpack_from("<I", self.memory, at)[0]
+        return self.words[at // 4]
 
     def send(self, payload: bytes, transaction_id: int) -> None:
         payload += bytes(-len(payload) % 8)
@@ -50,7 +52,7 @@ class Stranger:
         packet += struct.pack("<II", 0, old)
         for i, byte in enumerate(packet):
             self.memory[self.out + DATA + (old + i) % (self.size - DATA)] = byte
-        struct.pack_into("<I", self.memory, self.out, (old + len(packet)) % (self.size - DATA))
+        self.words[self.out // 4] = (old + len(packet)) % (self.size - DATA)
         if self.u32(self.out + 8) == 0 and self.u32(self.out + 4) == old:
             os.write(self.ring, struct.pack("<Q", 1))
 
@@ -72,7 +74,7 @@ class Stranger:
         raw = raw[read:] + raw[:read]
         kind, offset8, len8, _flags, transaction_id = struct.unpack_from("<HHHHQ", raw)
         assert kind == 6
-        struct.pack_into("<I", self.memory, self.into + 4, (read + len8 * 8 + 8) % (self.size - DATA))
+        self.words[self.into // 4 + 1] = (read + len8 * 8 + 8) % (self.size - DATA)
         return transaction_id, raw[offset8 * 8 : len8 * 8]
 
 
