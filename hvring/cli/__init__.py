@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "bind": "give services to uio_hv_generic, so that `hvring run` can serve them",
     "unbind": "give services back to the drivers they came from",
     "doctor": "what is right and what is wrong here for serving Hyper-V",
+    "bench": "compare two runs of the benchmarks",
     "kvp": "read and write the key-value pools of this machine",
 }
 
