@@ -51,7 +51,7 @@ cdef enum:
 
 
 cdef int need_rows(const Py_buffer *table) except -1:
-    if table.len % DESCRIPTOR_ROW or <uintptr_t>table.buf & 3:
+    if table.len % DESCRIPTOR_ROW or (table.len and <uintptr_t>table.buf & 3):   # an empty one may lie anywhere
         raise ValueError("descriptors must be an array of hvring.vmbus.arrays.descriptor_dtype()")
     return 0
 
