@@ -45,13 +45,8 @@ cdef int corrupt(int code) except -100:
     raise error
 
 
-# bytes of a row of hvring.vmbus.arrays.descriptor_dtype(): offset, length, type and flags, 0 (u4 each), id (u8)
-cdef enum:
-    DESCRIPTOR_ROW = 24
-
-
 cdef int need_rows(const Py_buffer *table) except -1:
-    if table.len % DESCRIPTOR_ROW or (table.len and <uintptr_t>table.buf & 3):   # an empty one may lie anywhere
+    if table.len % sizeof(hv_row) or (table.len and <uintptr_t>table.buf & 7):   # an empty one may lie anywhere
         raise ValueError("descriptors must be an array of hvring.vmbus.arrays.descriptor_dtype()")
     return 0
 
@@ -244,7 +239,7 @@ cdef class RingProducer:
         cdef int result = HV_OK
         try:
             for payload in payloads:
-                result = self.put(payload, transaction_id + <uint64_t>sent, packet_type, flags)
+                result = write(self, payload, transaction_id + <uint64_t>sent, packet_type, flags)
                 if result != HV_OK:
                     break
                 sent += 1
@@ -435,29 +430,26 @@ cdef inline Packet take_packet(RingConsumer self, const hv_packet *packet):
     return p
 
 
-cdef Py_ssize_t read_rows(RingConsumer self, uint8_t *data, Py_ssize_t size, Py_buffer *table,
-                          uint64_t *total) except -1:
-    cdef uint32_t *row = <uint32_t *>table.buf
-    cdef Py_ssize_t count = 0, used = 0, limit = table.len // DESCRIPTOR_ROW
+cdef Py_ssize_t read_rows(RingConsumer self, uint8_t *data, size_t size, Py_buffer *table, uint64_t *total) except -1:
+    cdef hv_row *rows = <hv_row *>table.buf
+    cdef size_t count = 0, used = 0, limit = table.len // sizeof(hv_row)
     cdef hv_packet packet
+    cdef uint32_t before
     need_rows(table)
     try:
         while count < limit and find(self, &packet) == HV_OK:
-            if hv_rare(size - used < <Py_ssize_t>packet.length):
+            if hv_rare(size - used < packet.length):
                 if count == 0:
                     too_small(packet.length)
                 break
             hv_rx_copy(&self.ring, &packet, data + used)
-            row[0] = <uint32_t>used
-            row[1] = packet.length
-            row[2] = packet.type | (<uint32_t>packet.flags << 16)
-            row[3] = 0
-            (<uint64_t *>row)[2] = packet.transaction_id
-            row += DESCRIPTOR_ROW // 4
+            rows[count] = hv_row(<uint32_t>used, packet.length, packet.type, packet.flags, 0, packet.transaction_id)
             used += packet.length
             count += 1
-            total[0] += packet.total
+            before = self.ring.own
             hv_rx_consume(&self.ring, &packet)
+            count += hv_rx_run(&self.ring, self.accepted, rows + count, limit - count, data, size, &used)
+            total[0] += hv_distance(self.ring.own, before, self.ring.size)
             release_quarter(self)
     except RingCorruptError:
         if count == 0:      # what came before the lie is good; the next call meets it again
@@ -486,27 +478,25 @@ cdef int too_small(uint32_t length) except -1:
     raise BufferTooSmallError(f"the next payload has {length} bytes; the buffer has fewer")
 
 
-cdef Py_ssize_t write_rows(RingProducer self, const uint8_t *data, Py_ssize_t size, Py_buffer *table,
-                           bint *due, uint64_t *total) except -1:
-    cdef const uint32_t *row = <const uint32_t *>table.buf
-    cdef Py_ssize_t count = 0, limit = table.len // DESCRIPTOR_ROW
-    cdef uint32_t offset, length, unpublished = 0, quarter = self.ring.size // 4
-    cdef uint16_t packet_type
+cdef Py_ssize_t write_rows(RingProducer self, const uint8_t *data, size_t size, Py_buffer *table, bint *due,
+                           uint64_t *total) except -1:
+    cdef const hv_row *rows = <const hv_row *>table.buf
+    cdef size_t count = 0, limit = table.len // sizeof(hv_row)
+    cdef uint32_t offset, length, before
     cdef int result
     if not self.held or self.claimed:
         unusable(self)
     need_rows(table)
     while count < limit:
-        offset = row[0]
-        length = row[1]
-        packet_type = <uint16_t>row[2]
-        if hv_rare(<Py_ssize_t>offset + <Py_ssize_t>length > size):
+        offset = rows[count].offset
+        length = rows[count].length
+        if hv_rare(<size_t>offset + length > size):
             if count == 0:
-                raise ValueError(f"the first payload ends at {<Py_ssize_t>offset + <Py_ssize_t>length}, "
-                                 f"the buffer at {size}")
+                raise ValueError(f"the first payload ends at {<size_t>offset + length}, the buffer at {size}")
             break
-        result = hv_tx_write(&self.ring, data + offset, length, (<const uint64_t *>row)[2],
-                             packet_type if packet_type else 6, <uint16_t>(row[2] >> 16))
+        before = self.ring.own
+        result = hv_tx_write(&self.ring, data + offset, length, rows[count].transaction_id,
+                             rows[count].type if rows[count].type else HV_IN_BAND, rows[count].flags)
         if hv_rare(result != HV_OK):
             if result < 0:
                 self.ring.own = self.ring.published
@@ -514,12 +504,10 @@ cdef Py_ssize_t write_rows(RingProducer self, const uint8_t *data, Py_ssize_t si
             if result == HV_TOO_LARGE and count == 0:
                 self.refuse(result)
             break
-        row += DESCRIPTOR_ROW // 4
         count += 1
-        unpublished += hv_tx_total(length)
-        total[0] += hv_tx_total(length)
-        if hv_rare(unpublished > quarter):
-            unpublished = 0
+        count += hv_tx_run(&self.ring, rows + count, limit - count, data, size)
+        total[0] += hv_distance(self.ring.own, before, self.ring.size)
+        if hv_distance(self.ring.own, self.ring.published, self.ring.size) > self.ring.size // 4:
             due[0] |= hv_tx_publish(&self.ring)
     return count
 

@@ -14,7 +14,7 @@ Every function that looks at a field of the other side loads it once, checks it,
 HV_BAD_* codes if it is a lie; nothing outside the ring is ever touched (PROTOCOL 2).
 """
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
 
@@ -46,6 +46,7 @@ cdef enum:
 
     HV_FEATURE_PENDING_SEND_SZ = 1
 
+    HV_IN_BAND = 6            # packet type: data (PROTOCOL 2.3)
     HV_DESCRIPTOR = 16        # bytes before the payload of an in-band packet (PROTOCOL 2.2)
     HV_TRAILER = 8
     HV_SMALLEST = 24          # descriptor and trailer
@@ -88,6 +89,15 @@ cdef struct hv_packet:
     uint32_t total        # bytes to consume: descriptor, payload, trailer
     uint32_t next         # offset of what follows it
     bint split            # it wraps: part of it is at the end of the data area, the rest at its beginning
+    uint64_t transaction_id
+
+
+cdef struct hv_row:       # of the table that describes a batch: hvring.vmbus.arrays.descriptor_dtype()
+    uint32_t offset       # of the payload in the buffer beside the table
+    uint32_t length
+    uint16_t type
+    uint16_t flags
+    uint32_t reserved
     uint64_t transaction_id
 
 
@@ -246,6 +256,41 @@ cdef inline int hv_tx_write(hv_ring *r, const uint8_t *payload, uint64_t n, uint
     return HV_OK
 
 
+cdef inline size_t hv_tx_run(hv_ring *r, const hv_row *rows, size_t limit, const uint8_t *buffer,
+                             size_t size) noexcept nogil:
+    """Put the first packets of a table behind the others: those that fit in one piece and whose rows are plain.
+
+    Returns how many; what stops it is for hv_tx_write to see, or that a quarter of the ring is not published.  The
+    indices stay in registers, which is what makes this cheaper than hv_tx_write.
+    """
+    cdef uint32_t own = r.own
+    cdef uint32_t bound = r.peer if r.peer > own else r.size
+    cdef int64_t quarter = <int64_t>own - hv_distance(own, r.published, r.size) + r.size // 4
+    cdef uint8_t *data = r.data
+    cdef uint8_t *packet
+    cdef const hv_row *row = rows
+    cdef const hv_row *end = rows + limit
+    cdef uint32_t at, n, need
+    while row < end and own <= quarter:
+        at = row.offset
+        n = row.length
+        need = hv_tx_total(n)
+        if hv_rare(n > HV_MAX_LEN - HV_DESCRIPTOR) or hv_rare(own + need >= bound):
+            break
+        if hv_rare(<size_t>at + n > size):
+            break
+        packet = data + own
+        hv_store64(packet + need - HV_TRAILER - 8, 0)
+        hv_store64(packet, hv_descriptor(need - HV_TRAILER, row.type if row.type else HV_IN_BAND, row.flags))
+        hv_store64(packet + 8, row.transaction_id)
+        hv_store64(packet + need - HV_TRAILER, <uint64_t>own << 32)
+        hv_copy(packet + HV_DESCRIPTOR, buffer + at, n)
+        own += need
+        row += 1
+    r.own = own
+    return row - rows
+
+
 cdef inline bint hv_tx_publish(hv_ring *r) noexcept nogil:
     """Show the reader all that was written.  True: it must be signalled (PROTOCOL 2.6).
 
@@ -350,6 +395,45 @@ cdef inline void hv_rx_copy(const hv_ring *r, const hv_packet *p, uint8_t *targe
 cdef inline void hv_rx_consume(hv_ring *r, const hv_packet *p) noexcept nogil:
     """Step over a packet; the writer gets the room at hv_rx_release."""
     r.own = p.next
+
+
+cdef inline size_t hv_rx_run(hv_ring *r, uint64_t accepted, hv_row *rows, size_t limit, uint8_t *buffer, size_t size,
+                             size_t *used) noexcept nogil:
+    """Take the next packets that are plain: in one piece, as seen at the last look, of an accepted type.
+
+    Their payloads go into `buffer` from `used` on.  Returns how many; what stops it, lies included, is for hv_rx_next
+    to see, or that a quarter of the ring is not given back.
+    """
+    cdef uint32_t own = r.own, length
+    cdef uint32_t bound = r.peer if r.peer >= own else r.size
+    cdef int64_t quarter = <int64_t>own - hv_distance(own, r.published, r.size) + r.size // 4
+    cdef uint8_t *data = r.data
+    cdef hv_row *row = rows
+    cdef hv_row *end = rows + limit
+    cdef size_t at = used[0]
+    cdef uint64_t word
+    while row < end and own <= quarter and bound - own >= HV_SMALLEST:
+        word = hv_load_relaxed64(data + own)
+        length = <uint32_t>(word >> 29) & 0x7FFF8
+        if hv_rare(<uint32_t>word >> 16 != HV_DESCRIPTOR // 8) or hv_rare(length < HV_DESCRIPTOR):
+            break
+        if hv_rare(length + HV_TRAILER > bound - own) or hv_rare(length - HV_DESCRIPTOR > size - at):
+            break
+        if hv_rare(accepted >> min(<uint16_t>word, 63) & 1 == 0):
+            break
+        row.offset = <uint32_t>at
+        row.length = length - HV_DESCRIPTOR
+        row.type = <uint16_t>word
+        row.flags = <uint16_t>(word >> 48)
+        row.reserved = 0
+        row.transaction_id = hv_load64(data + own + 8)
+        hv_copy(buffer + at, data + own + HV_DESCRIPTOR, length - HV_DESCRIPTOR)
+        at += length - HV_DESCRIPTOR
+        own += length + HV_TRAILER
+        row += 1
+    r.own = own if own < r.size else 0
+    used[0] = at
+    return row - rows
 
 
 cdef inline bint hv_rx_room_wanted(const hv_ring *r, uint32_t before, uint32_t pending) noexcept nogil:
