@@ -49,7 +49,12 @@ cdef class PacketView:
     cdef readonly unsigned int type
     cdef readonly unsigned int flags
     cdef readonly uint64_t transaction_id
-    cdef readonly object payload
+    cdef RingConsumer consumer  # None once the view has ended
+    cdef uint8_t *start
+    cdef Py_ssize_t length
+    cdef bytes copy             # of a payload that wraps
+    cdef object memory          # the memoryview that `payload` gave out
+    cdef int end(self) except -1
 
 
 cdef class Claim:
@@ -98,7 +103,6 @@ cdef class RingConsumer:
 cdef class ViewIterator:
     cdef RingConsumer consumer
     cdef PacketView current
-    cdef Span span
     cdef hv_packet packet
     cdef int drop(self) except -1
 

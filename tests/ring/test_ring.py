@@ -245,6 +245,8 @@ def test_views_show_the_packets_in_place(start: int, ends) -> None:
     seen = []
     for view in consumer.views():
         assert view.payload.readonly
+        assert bytes(view) == bytes(view.payload)
+        assert len(view) == 8
         seen.append((view.transaction_id, bytes(view.payload)))
     assert seen == [(1, b"first567"), (2, b"second..")]
     assert producer.free == producer.size
@@ -262,11 +264,28 @@ def test_a_view_ends_with_the_next_step_and_stops_other_reading(ends) -> None:
     with pytest.raises(BufferError, match="slices"):
         next(views)
     kept.release()
-    next(views)
+    second = next(views)
     with pytest.raises(ValueError, match="released"):
         view.payload[0]
+    with memoryview(second) as whole:
+        assert whole == b"second.."
+        with pytest.raises(BufferError, match="slices"):
+            views.close()
     views.close()
+    with pytest.raises(ValueError, match="released"):
+        second.payload
+    with pytest.raises(BufferError, match="released"):
+        memoryview(second)
     assert consumer.recv() is None
+
+
+def test_a_view_can_be_sent_on(ends) -> None:
+    _, producer, consumer = ends()
+    _, to_another, another = ends()
+    producer.send(b"passed on by hand")
+    for view in consumer.views():
+        to_another.send(view, transaction_id=view.transaction_id)
+    assert another.recv().payload == b"passed on by hand".ljust(24, b"\0")
 
 
 def test_an_iterator_dropped_midway_leaves_the_packet_in_hand(ends) -> None:
