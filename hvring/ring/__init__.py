@@ -8,13 +8,14 @@ the same without the GIL: ``get_include()`` is what the C compiler needs.
 from hvring.ring._ring import (
     LIES,
     Claim,
+    DoubleMapping,
     Packet,
     PacketView,
     RingConsumer,
     RingProducer,
 )
 
-__all__ = ["LIES", "Claim", "Packet", "PacketView", "RingConsumer", "RingProducer", "get_include"]
+__all__ = ["LIES", "Claim", "DoubleMapping", "Packet", "PacketView", "RingConsumer", "RingProducer", "get_include"]
 
 
 def get_include() -> str:

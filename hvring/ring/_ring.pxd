@@ -57,6 +57,12 @@ cdef class PacketView:
     cdef int end(self) except -1
 
 
+cdef class DoubleMapping:
+    cdef uint8_t *start
+    cdef Py_ssize_t length
+    cdef readonly Py_ssize_t stride     # bytes from one ring to the next
+
+
 cdef class Claim:
     cdef RingProducer producer
     cdef readonly object buffer
@@ -77,6 +83,7 @@ cdef class RingProducer:
     cdef bint held
     cdef int spans
     cdef bint claimed
+    cdef bint mirrored          # the data area is mapped once more behind the ring
     cdef int put(self, object payload, uint64_t transaction_id, uint16_t packet_type, uint16_t flags) except -100
     cdef Py_ssize_t put_many(self, object payloads, uint64_t transaction_id, uint16_t packet_type,
                              uint16_t flags) except -1
@@ -90,6 +97,7 @@ cdef class RingConsumer:
     cdef bint held
     cdef int spans
     cdef bint viewing
+    cdef bint mirrored
     cdef uint64_t accepted      # bit t: packets of type t are delivered
     cdef readonly uint64_t skipped
     cdef bint room_signal

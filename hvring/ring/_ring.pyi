@@ -49,9 +49,25 @@ class Claim:
     ) -> None: ...
 
 @final
+class DoubleMapping:
+    def __init__(
+        self, fd: int, ring_size: int, *, rings: int = 2, offset: int = 0, control_size: int = 4096
+    ) -> None: ...
+    @property
+    def stride(self) -> int: ...
+    def __len__(self) -> int: ...
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+
+@final
 class RingProducer:
     def __init__(
-        self, memory: Buffer, offset: int = 0, size: int | None = None, *, control_size: int = 4096
+        self,
+        memory: Buffer,
+        offset: int = 0,
+        size: int | None = None,
+        *,
+        control_size: int = 4096,
+        mirrored: bool = False,
     ) -> None: ...
     def send(
         self, payload: Buffer, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0
@@ -82,6 +98,7 @@ class RingConsumer:
         *,
         control_size: int = 4096,
         types: Iterable[int] | None = (6, 11),
+        mirrored: bool = False,
     ) -> None: ...
     def recv(self) -> Packet | None: ...
     def recv_many(self, limit: int = 64) -> list[Packet]: ...

@@ -11,11 +11,31 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from cpython.list cimport PyList_GET_SIZE
 from cpython.memoryview cimport PyMemoryView_FromObject
 from cpython.object cimport PyObject, PyTypeObject
+from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
 from hvring.ring.core cimport *
 
 from hvring.errors import (BufferTooSmallError, PacketTooLargeError, RingCorruptError, RingError, RingFullError)
+
+cdef extern from "unistd.h" nogil:
+    long sysconf(int name)
+    enum:
+        _SC_PAGESIZE
+
+cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *address, size_t length, int protection, int flags, int fd, long offset)
+    int munmap(void *address, size_t length)
+    void *MAP_FAILED
+    enum:
+        PROT_NONE
+        PROT_READ
+        PROT_WRITE
+        MAP_SHARED
+        MAP_PRIVATE
+        MAP_ANONYMOUS
+        MAP_FIXED
+        MAP_NORESERVE
 
 CONTROL_SIZE = 4096
 IN_BAND = 6
@@ -58,7 +78,7 @@ cdef int need_open(bint held) except -1:
 
 
 cdef int attach(hv_ring *ring, Py_buffer *view, object memory, Py_ssize_t offset, object size,
-                Py_ssize_t control_size, bint producer) except -1:
+                Py_ssize_t control_size, bint mirrored, bint producer) except -1:
     """Hold `memory` and take up one end of the ring at `offset` in it."""
     cdef Py_ssize_t length
     cdef uint8_t *start
@@ -70,6 +90,8 @@ cdef int attach(hv_ring *ring, Py_buffer *view, object memory, Py_ssize_t offset
         length = view.len - offset if size is None else size
         if length > view.len - offset:
             raise ValueError(f"a ring of {length} bytes at {offset} does not fit into {view.len} bytes")
+        if mirrored and (size is None or length - control_size > view.len - offset - length):
+            raise ValueError("a mirrored ring needs a size, and behind it its data area once more")
         if control_size < 4096 or control_size & 7:
             raise ValueError(f"a control page of {control_size} bytes is not possible")
         if length < control_size + 64 or length & 7 or length > 0x40000000:
@@ -108,6 +130,7 @@ cdef Span span(object owner, int *spans, uint8_t *start, Py_ssize_t length, bint
     return s
 
 
+include "mapping.pxi"
 include "producer.pxi"
 include "consumer.pxi"
 include "views.pxi"

@@ -125,7 +125,8 @@ cdef class RingConsumer:
     stepped over and counted in ``skipped``.  None delivers every type.
     """
 
-    def __cinit__(self, memory, Py_ssize_t offset=0, size=None, *, Py_ssize_t control_size=4096, types=(6, 11)):
+    def __cinit__(self, memory, Py_ssize_t offset=0, size=None, *, Py_ssize_t control_size=4096, types=(6, 11),
+                  bint mirrored=False):
         cdef uint64_t accepted = 0
         if types is None:
             accepted = ~accepted
@@ -136,7 +137,8 @@ cdef class RingConsumer:
                 accepted |= <uint64_t>1 << <int>t
         self.accepted = accepted
         self.length_object = 0
-        attach(&self.ring, &self.memory, memory, offset, size, control_size, False)
+        attach(&self.ring, &self.memory, memory, offset, size, control_size, mirrored, False)
+        self.mirrored = mirrored
         self.held = True
 
     def __dealloc__(self):
@@ -231,7 +233,7 @@ cdef class RingConsumer:
     def views(self):
         """Iterate over what is published without copying; for writers that are trusted not to change it meanwhile.
 
-        Each step ends the view before it.  A payload that wraps is copied.
+        Each step ends the view before it.  A payload that wraps is copied, unless the ring is mirrored.
         """
         cdef ViewIterator i
         if not self.held or self.viewing:

@@ -80,12 +80,15 @@ cdef class RingProducer:
     """The writing end of one ring in ``memory[offset:offset + size]``: control page, then data.
 
     ``memory`` is any writable buffer that both sides share; ``size`` defaults to the rest of it; ``control_size`` is
-    the page size of the system that laid the ring out (PROTOCOL §1.6).  Raises ValueError for impossible sizes and
+    the page size of the system that laid the ring out (PROTOCOL §1.6); ``mirrored``: behind the ring its data area is
+    mapped once more (DoubleMapping).  Raises ValueError for impossible sizes and
     RingCorruptError when the indices found there are impossible.  One thread at a time.
     """
 
-    def __cinit__(self, memory, Py_ssize_t offset=0, size=None, *, Py_ssize_t control_size=4096):
-        attach(&self.ring, &self.memory, memory, offset, size, control_size, True)
+    def __cinit__(self, memory, Py_ssize_t offset=0, size=None, *, Py_ssize_t control_size=4096,
+                  bint mirrored=False):
+        attach(&self.ring, &self.memory, memory, offset, size, control_size, mirrored, True)
+        self.mirrored = mirrored
         self.held = True
         # the reader may only wake a blocked writer that says it knows how to wait (PROTOCOL 2.1)
         hv_store_relaxed32(self.ring.control + HV_FEATURE_BITS,
@@ -195,7 +198,7 @@ cdef class RingProducer:
         c.packet_type = packet_type
         c.flags = flags
         start = hv_advance(self.ring.own, HV_DESCRIPTOR, self.ring.size)
-        if start + length <= self.ring.size:
+        if start + length <= self.ring.size or self.mirrored:
             c.span = span(self, &self.spans, self.ring.data + start, length, False)
             c.buffer = PyMemoryView_FromObject(c.span)
         else:   # it wraps: fill a copy, which commit() puts in two parts

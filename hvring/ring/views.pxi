@@ -92,7 +92,7 @@ cdef class ViewIterator:
         v.transaction_id = p.transaction_id
         v.length = p.length
         v.start = c.ring.data + p.start
-        if hv_rare(p.start + p.length > c.ring.size):
+        if hv_rare(p.start + p.length > c.ring.size) and not c.mirrored:
             v.copy = payload_bytes(c, &p)
             v.start = <uint8_t *>PyBytes_AS_STRING(v.copy)
         self.current = v
