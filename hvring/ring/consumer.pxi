@@ -164,6 +164,18 @@ cdef class RingConsumer:
         return p
 
     @cython.critical_section
+    def recv_bytes(self):
+        """The next payload alone, as bytes, or None."""
+        cdef hv_packet packet
+        cdef bytes payload
+        if find(self, &packet) == HV_EMPTY:
+            return None
+        payload = payload_bytes(self, &packet)
+        hv_rx_consume(&self.ring, &packet)
+        release(self)
+        return payload
+
+    @cython.critical_section
     def recv_many(self, Py_ssize_t limit=64) -> list:
         """Up to ``limit`` packets at once; the room is given back once, or per quarter of the ring."""
         cdef hv_packet packet

@@ -132,6 +132,12 @@ class TwoRings(RuleBasedStateMachine):
         assert (None if got is None else (got.type, got.flags, got.transaction_id, got.payload)) == want
         assert self.consumer.take_signal() is signal
 
+    @rule()
+    def recv_bytes(self) -> None:
+        want, signal = self.model.recv()
+        assert self.consumer.recv_bytes() == (None if want is None else want[3])
+        assert self.consumer.take_signal() is signal
+
     @rule(room=st.integers(0, 400))
     def recv_into(self, room: int) -> None:
         want, _ = self.model.recv()
