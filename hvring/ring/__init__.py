@@ -15,7 +15,16 @@ from hvring.ring._ring import (
     RingProducer,
 )
 
-__all__ = ["LIES", "Claim", "DoubleMapping", "Packet", "PacketView", "RingConsumer", "RingProducer", "get_include"]
+__all__ = [
+    "LIES",
+    "Claim",
+    "DoubleMapping",
+    "Packet",
+    "PacketView",
+    "RingConsumer",
+    "RingProducer",
+    "get_include",
+]
 
 
 def get_include() -> str:

@@ -74,7 +74,7 @@ def test_the_two_copies_of_the_data_are_one(file: int) -> None:
     ],
 )
 def test_sizes_that_cannot_be_mapped(file: int, wrong: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="multiples of the page|cannot be mapped"):
+    with pytest.raises(ValueError, match=r"multiples of the page|cannot be mapped"):
         DoubleMapping(file, **{"control_size": PAGE, **wrong})
 
 

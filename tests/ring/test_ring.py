@@ -273,7 +273,7 @@ def test_a_view_ends_with_the_next_step_and_stops_other_reading(ends) -> None:
             views.close()
     views.close()
     with pytest.raises(ValueError, match="released"):
-        second.payload
+        _ = second.payload
     with pytest.raises(BufferError, match="released"):
         memoryview(second)
     assert consumer.recv() is None
