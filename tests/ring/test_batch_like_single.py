@@ -98,13 +98,11 @@ def test_receiving(
             break
         expected.append(bytes(target[:length]))
 
-    try:
-        count = batch.recv_batch(buffer, found)
-    except (RingCorruptError, BufferTooSmallError) as error:
-        assert not expected, "what came before is not lost"
-        assert repr(error) == repr(end)
+    if end is not None and not expected:
+        with pytest.raises(type(end), match=re.escape(str(end))):
+            batch.recv_batch(buffer, found)
         return
-    assert expected or end is None
+    count = batch.recv_batch(buffer, found)  # what came before a lie is not lost
     got = [ROW.unpack_from(found, ROW.size * n) for n in range(count)]
     assert [bytes(buffer[at : at + length]) for at, length, *_ in got] == expected
     assert batch.skipped == single.skipped
