@@ -33,7 +33,12 @@ extensions = [
         extra_compile_args=flags,
         extra_link_args=links,
     )
-    for name in ("hvring.ring._ring", "hvring.channel._channel")
+    for name in (
+        "hvring.ring._ring",
+        "hvring.channel._doorbell",
+        "hvring.channel._sleeper",
+        "hvring.channel._channel",
+    )
 ]
 
 setup(ext_modules=cythonize(extensions, language_level=3))

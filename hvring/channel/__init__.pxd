@@ -1,2 +1,3 @@
 # SPDX-License-Identifier: Apache-2.0
-from hvring.channel._channel cimport Channel, Doorbell, EventfdDoorbell
+from hvring.channel._channel cimport Channel
+from hvring.channel._doorbell cimport Doorbell, EventfdDoorbell

@@ -4,12 +4,12 @@
 """Channel: a producer, a consumer and a doorbell, in the order that loses no wake-up (PROTOCOL 1.8, 2.6-2.8)."""
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
-from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject, PyTypeObject
-from libc.errno cimport EAGAIN, EBADF, EINTR, EIO, EOPNOTSUPP, errno
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
+from hvring.channel._doorbell cimport Doorbell
+from hvring.channel._sleeper cimport CLOSED, GONE, RUNG, TIME_OVER, Sleeper
+from hvring.channel.system cimport now
 from hvring.ring._ring cimport (Packet, RingConsumer, RingProducer, copy_next, corrupt, find, hv_method,
                                 hv_stand_before, length_of, write)
 from hvring.ring.core cimport *
@@ -18,237 +18,11 @@ from hvring.errors import (ChannelClosedError, ChannelError, ChannelRescindedErr
                            RingFullError)
 
 
-cdef extern from "poll.h" nogil:
-    struct pollfd:
-        int fd
-        short events
-        short revents
-    int c_poll "poll"(pollfd *fds, unsigned long n, int timeout)
-    enum:
-        POLLIN
-        POLLOUT
-        POLLERR
-        POLLHUP
-        POLLNVAL
-
-cdef extern from "unistd.h" nogil:
-    ssize_t c_read "read"(int fd, void *buffer, size_t n)
-    ssize_t c_write "write"(int fd, const void *buffer, size_t n)
-    int c_close "close"(int fd)
-
-cdef extern from "sys/uio.h" nogil:
-    struct iovec:
-        void *iov_base
-        size_t iov_len
-    ssize_t preadv2(int fd, const iovec *parts, int n, long offset, int flags)
-    enum:
-        RWF_NOWAIT
-
-cdef extern from "fcntl.h" nogil:
-    int fcntl(int fd, int command, ...)
-    enum:
-        F_GETFL
-        F_SETFL
-        O_NONBLOCK
-
-cdef extern from "time.h" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int clock, timespec *t)
-    enum:
-        CLOCK_MONOTONIC
-
-cdef extern from "sys/epoll.h" nogil:
-    enum:
-        EPOLL_CLOEXEC
-        EPOLL_CTL_ADD
-        EPOLLIN
-        EPOLLRDHUP
-    struct epoll_event:
-        uint32_t events
-    int epoll_create1(int flags)
-    int epoll_ctl(int epoll, int op, int fd, epoll_event *event)
-
 # A host may forget to wake a writer that waits for room (QEMU does once it drained everything, PROTOCOL 8), so a
 # blocked send looks again this often, in seconds.
 cdef double ROOM_RECHECK = 0.05
 # A peer that died with its mask set needs no signal; look for it every so many sends.
 cdef unsigned int LIFELINE_EVERY = 64
-
-
-cdef inline double now() noexcept nogil:
-    cdef timespec t
-    clock_gettime(CLOCK_MONOTONIC, &t)
-    return t.tv_sec + t.tv_nsec * 1e-9
-
-
-cdef class Doorbell:
-    """How one side of a channel wakes the other; made by transports."""
-
-    cdef int ring(self) noexcept nogil:
-        return 0
-
-    cdef int64_t clear(self) noexcept nogil:
-        return 0
-
-    cdef bint unmasks(self) noexcept nogil:
-        return False
-
-    cdef void silence(self) noexcept:
-        pass
-
-
-@cython.final
-cdef class EventfdDoorbell(Doorbell):
-    """Two eventfds: one to wake the other side, one to be woken by.  Takes both over and closes them."""
-
-    def __cinit__(self, int signal_fd, int wait_fd):
-        self.fd = self.signal_fd = -1
-        if fcntl(wait_fd, F_GETFL) < 0 or fcntl(signal_fd, F_GETFL) < 0:
-            raise OSError(errno, "not an open descriptor")
-        # O_NONBLOCK belongs to both sides: it is neither set, for a host that reads its eventfd with blocking reads,
-        # nor relied on, for a host that takes it away.
-        self.signal_fd = signal_fd
-        self.fd = wait_fd
-
-    cdef int ring(self) noexcept nogil:
-        cdef uint64_t one = 1
-        cdef pollfd room
-        room.fd = self.signal_fd   # a counter that the other side has filled up must not hold us
-        room.events = POLLOUT
-        if c_poll(&room, 1, 0) == 0:
-            return 0
-        while c_write(self.signal_fd, &one, 8) < 0:
-            if errno == EAGAIN:
-                return 0      # the counter is full: the other side has been woken 2^64 - 2 times already
-            if errno != EINTR:
-                return -errno
-        return 0
-
-    cdef int64_t clear(self) noexcept nogil:
-        cdef uint64_t count = 0
-        cdef iovec whole
-        whole.iov_base = &count
-        whole.iov_len = 8
-        while preadv2(self.fd, &whole, 1, -1, RWF_NOWAIT) < 0:   # O_NONBLOCK is shared: the other side can clear it
-            if errno == EAGAIN:
-                return 0
-            if errno == EOPNOTSUPP:      # a kernel before 5.8
-                return self.clear_old()
-            if errno != EINTR:
-                return -errno
-        return <int64_t>(count if count < <uint64_t>1 << 62 else <uint64_t>1 << 62)
-
-    cdef int64_t clear_old(self) noexcept nogil:
-        cdef pollfd rung
-        cdef uint64_t count = 0
-        rung.fd = self.fd
-        rung.events = POLLIN
-        if c_poll(&rung, 1, 0) <= 0 or c_read(self.fd, &count, 8) < 0:
-            return 0
-        return <int64_t>(count & <uint64_t>0x3FFFFFFF)
-
-    cdef void silence(self) noexcept:
-        if self.fd >= 0:
-            c_close(self.fd)
-            c_close(self.signal_fd)
-            self.fd = self.signal_fd = -1
-
-    def __dealloc__(self):
-        self.silence()
-
-
-cdef class UioDoorbell(Doorbell):
-    """A uio descriptor (PROTOCOL 1.8): write 1 to signal, read to take the count of interrupts.  Takes it over.
-
-    The kernel's count goes on over opens, so the first look counts as one interrupt.
-    """
-
-    def __cinit__(self, int fd, *args):
-        cdef int flags = fcntl(fd, F_GETFL)
-        self.fd = -1
-        if flags < 0:
-            raise OSError(errno, "not an open descriptor")
-        fcntl(fd, F_SETFL, flags | O_NONBLOCK)
-        self.fd = fd
-        self.seen = -1
-
-    cdef int ring(self) noexcept nogil:
-        cdef int32_t one = 1          # 0 would mask our interrupts instead
-        while c_write(self.fd, &one, 4) < 0:
-            if errno != EINTR:
-                return -errno         # EIO: rescinded; EINVAL: taken from the driver
-        return 0
-
-    cdef int64_t clear(self) noexcept nogil:
-        cdef uint32_t count = 0       # another length is EINVAL
-        cdef int64_t rung
-        cdef ssize_t n = c_read(self.fd, &count, 4)
-        while n < 0 and errno == EINTR:
-            n = c_read(self.fd, &count, 4)
-        if n != 4:
-            return -EIO if n >= 0 else 0 if errno == EAGAIN else -errno
-        rung = 1 if self.seen < 0 else <int64_t>count - self.seen
-        self.seen = count
-        return rung & <int64_t>0xFFFFFFFF
-
-    cdef bint unmasks(self) noexcept nogil:
-        return True                   # the kernel clears the mask at every write of 1
-
-    cdef void silence(self) noexcept:
-        if self.fd >= 0:
-            c_close(self.fd)
-            self.fd = -1
-
-    def __dealloc__(self):
-        self.silence()
-
-
-@cython.final
-@cython.no_gc_clear   # the buffers are released in __dealloc__, not dropped before it
-cdef class MonitorDoorbell(UioDoorbell):
-    """Signals through the monitor page, without a system call (PROTOCOL 2.9 b); is woken as a UioDoorbell is.
-
-    ``interrupts`` and ``monitor`` are uio maps 1 and 2; their buffers are held until the channel is closed.
-    ValueError for a ``relid`` or ``monitor_id`` that has no bit there.
-    """
-
-    def __cinit__(self, int fd, interrupts, monitor, int relid, int monitor_id):
-        if not 0 <= relid < 2048 * 8 or not 0 <= monitor_id < 128:
-            self.fd = -1              # not taken over
-            raise ValueError(f"channel {relid} with monitor id {monitor_id} has no bit in the pages")
-        try:
-            PyObject_GetBuffer(interrupts, &self.interrupt_page, PyBUF_SIMPLE | PyBUF_WRITABLE)
-            PyObject_GetBuffer(monitor, &self.monitor_page, PyBUF_SIMPLE | PyBUF_WRITABLE)
-            if self.interrupt_page.len < 4096 or self.monitor_page.len < 4096:
-                raise ValueError("the interrupt page and the monitor page have 4096 bytes each")
-        except BaseException:
-            self.fd = -1
-            raise
-        self.interrupt = <uint8_t *>self.interrupt_page.buf + 2048 + relid // 32 * 4
-        self.interrupt_bit = <uint32_t>1 << (relid % 32)
-        self.trigger = <uint8_t *>self.monitor_page.buf + 8 + monitor_id // 32 * 8
-        self.trigger_bit = <uint32_t>1 << (monitor_id % 32)
-
-    cdef int ring(self) noexcept nogil:
-        if self.trigger == NULL:
-            return -EBADF
-        hv_or32(self.interrupt, self.interrupt_bit)
-        hv_or32(self.trigger, self.trigger_bit)      # after the other: the hypervisor looks here first
-        return 0
-
-    cdef bint unmasks(self) noexcept nogil:
-        return False
-
-    cdef void silence(self) noexcept:
-        self.interrupt = self.trigger = NULL
-        PyBuffer_Release(&self.interrupt_page)
-        PyBuffer_Release(&self.monitor_page)
-        UioDoorbell.silence(self)
-
-    def __dealloc__(self):
-        self.silence()
 
 
 cdef inline int give_back(Channel self) except -1:
@@ -318,9 +92,9 @@ cdef class Channel:
     def __init__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
                  Doorbell doorbell not None, int lifeline=-1, Py_ssize_t control_size=4096, types=(6, 11),
                  str name="", on_close=None, double recheck_every=0.0):
-        if self.doorbell is not None:
+        if self.sleeper is not None:
             raise ChannelError("a channel cannot be initialised twice")
-        self.lifeline = lifeline   # first: it is ours to close even if the ring is refused
+        self.sleeper = Sleeper(doorbell, lifeline)   # first: the lifeline is ours to close even if the ring is refused
         self.tx = RingProducer(memory, tx_offset, ring_size, control_size=control_size)
         self.rx = RingConsumer(memory, rx_offset, ring_size, control_size=control_size, types=types)
         self.memory = memory
@@ -331,16 +105,6 @@ cdef class Channel:
         # memory may be left over from an earlier opener: say what we want (PROTOCOL 1.7)
         hv_tx_room_found(&self.tx.ring)
         hv_store_relaxed32(self.rx.ring.control + HV_INTERRUPT_MASK, 0)
-
-    def __cinit__(self):
-        self.epoll = -1
-        self.lifeline = -1
-
-    def __dealloc__(self):
-        if self.epoll >= 0:
-            c_close(self.epoll)
-        if self.lifeline >= 0:
-            c_close(self.lifeline)
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -354,15 +118,8 @@ cdef class Channel:
 
     cdef int check_lifeline(self) except -1:
         """Raise when the other side is gone."""
-        cdef pollfd p
         self.unchecked = 0
-        p.fd = self.doorbell.fd
-        p.events = 0                  # errors and hang-ups come unasked
-        if self.lifeline >= 0:
-            p.fd = self.lifeline
-            p.events = POLLIN | EPOLLRDHUP
-        p.revents = 0
-        if c_poll(&p, 1, 0) > 0:
+        if self.sleeper.gone():
             self.rescinded = True
             self.usable()
         return 0
@@ -377,7 +134,7 @@ cdef class Channel:
         if result < 0:
             self.rescinded = True
             self.usable()
-        if self.lifeline < 0 and self.unchecked < LIFELINE_EVERY:
+        if self.sleeper.lifeline < 0 and self.unchecked < LIFELINE_EVERY:
             self.unchecked += 1       # uio's write would have failed; the monitor page's point is to cost no call
             return 0
         return self.check_lifeline()
@@ -391,46 +148,28 @@ cdef class Channel:
         self.room_signals_sent += 1
         return self.signal()
 
-    cdef int poll(self, double deadline) except -1:
-        """Sleep until the doorbell rings (1), the other side is gone (2), time is over (0); deadline < 0: never."""
-        cdef pollfd p[2]
-        cdef int n, milliseconds
-        cdef double left
-        p[0].fd = self.doorbell.fd
-        p[0].events = POLLIN
-        p[1].fd = self.lifeline
-        p[1].events = POLLIN | EPOLLRDHUP
-        while True:
-            milliseconds = -1
-            if deadline >= 0:
-                left = deadline - now()
-                milliseconds = 0 if left <= 0 else <int>min(left * 1000 + 0.999, 1e9)
-            p[0].revents = p[1].revents = 0
-            with nogil:
-                n = c_poll(p, 2, milliseconds)
-            if self.closed:
-                self.usable()
-            if n < 0:
-                if errno != EINTR:
-                    raise OSError(errno, "poll on a channel failed")
-                PyErr_CheckSignals()
-                continue
-            if n == 0:
-                if deadline >= 0 and now() >= deadline:
-                    return 0
-                continue
-            if p[0].revents & (POLLERR | POLLHUP | POLLNVAL):
-                return 2
-            if p[0].revents:
-                return 1
-            return 2
+    cdef int sleep(self, double deadline) except -1:
+        """Sleep, and take what was rung: RUNG, GONE or TIME_OVER."""
+        cdef int why = self.sleeper.sleep(deadline)
+        if why == CLOSED:
+            self.usable()
+        if why == RUNG and self.take_signals() < 0 or why == GONE:
+            self.rescinded = True
+            return GONE
+        return why
+
+    cdef int64_t take_signals(self) noexcept:
+        """How often the other side rang, or -errno."""
+        cdef int64_t rung = self.doorbell.clear()
+        if rung > 0:    # the other side may have written any number into its eventfd
+            self.events = min(self.events + <uint64_t>rung, <uint64_t>1 << 62)
+        return rung
 
     cdef int wait_room(self, object payload, uint64_t tid, uint16_t kind, uint16_t flags, object timeout) except -1:
         """The ring is full: say so in pending_send_sz, look again, sleep, until the packet is in (PROTOCOL 2.7)."""
         cdef double deadline = -1 if timeout is None else now() + <double>timeout
         cdef double until
         cdef Py_ssize_t n = memoryview(payload).nbytes
-        cdef int64_t rung
         try:
             while True:
                 hv_tx_want_room(&self.tx.ring, hv_tx_total(<uint32_t>n))
@@ -442,14 +181,11 @@ cdef class Channel:
                 until = now() + ROOM_RECHECK
                 if deadline >= 0:
                     until = min(until, deadline)
-                if self.poll(until) == 1:
-                    rung = self.doorbell.clear()
-                    if rung < 0:
-                        self.rescinded = True
-                        self.usable()
-                    self.events += rung
+                if self.sleep(until) == GONE:
+                    self.usable()
         finally:
-            hv_tx_room_found(&self.tx.ring)
+            if not self.closed:   # by another thread, while we slept: the memory may be gone
+                hv_tx_room_found(&self.tx.ring)
 
     # ------------------------------------------------------------------------------------------ sending
 
@@ -608,7 +344,6 @@ cdef class Channel:
         """
         cdef double deadline = -1 if timeout is None else now() + <double>timeout
         cdef double until
-        cdef int64_t rung
         cdef int why
         while True:
             if self.arm_once():
@@ -623,32 +358,23 @@ cdef class Channel:
                 until = now() + self.recheck_every
                 if deadline >= 0:
                     until = min(until, deadline)
-            why = self.poll(until)
-            if why == 0:
+            why = self.sleep(until)
+            if why == RUNG:
+                self.wakeups += 1
+            elif why == TIME_OVER:
                 if until == deadline:
                     return False
                 self.recheck()
-                continue
-            rung = -1 if why == 2 else self.doorbell.clear()
-            if rung < 0:
-                self.rescinded = True     # once everything is read, the next look raises
-                continue
-            self.events += rung
-            self.wakeups += 1
 
     def recheck(self) -> None:
         """For event loops: to be called when ``recheck_every`` seconds passed in silence, then drain and arm.
 
         Only counts: ``rechecks`` and ``rechecks_needed``, packets that nobody had announced, in ``stats()``.
         """
-        cdef int64_t rung
         if self.closed:
             self.usable()
         self.rechecks += 1
-        rung = self.doorbell.clear()
-        if rung > 0:
-            self.events += rung
-        elif rung == 0 and self.rx.available:
+        if self.take_signals() == 0 and self.rx.available:
             self.rechecks_needed += 1
 
     cdef int arm_once(self) except -1:
@@ -672,11 +398,10 @@ cdef class Channel:
         Takes the wake-up that was pending, so that ``fileno()`` is quiet until there is something new, clears the
         interrupt mask, and looks again.  Raises ChannelRescindedError when the other side is gone.
         """
-        cdef int64_t rung = self.doorbell.clear()
+        cdef int64_t rung = self.take_signals()
         if rung < 0:
             self.rescinded = True
             self.usable()
-        self.events += rung
         self.wakeups += rung > 0
         if self.arm_once():
             return hv_rx_available(&self.rx.ring)
@@ -693,20 +418,9 @@ cdef class Channel:
 
     def fileno(self) -> int:
         """A descriptor for select, poll, epoll, asyncio: readable when there may be packets, room, or an end."""
-        cdef epoll_event event
         if self.closed:
             self.usable()
-        if self.lifeline < 0:
-            return self.doorbell.fd
-        if self.epoll < 0:
-            self.epoll = epoll_create1(EPOLL_CLOEXEC)
-            if self.epoll < 0:
-                raise OSError(errno, "epoll_create1 failed")
-            event.events = EPOLLIN
-            epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.doorbell.fd, &event)
-            event.events = EPOLLIN | EPOLLRDHUP
-            epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.lifeline, &event)
-        return self.epoll
+        return self.sleeper.descriptor()
 
     # ------------------------------------------------------------------------------------------ the end
 
@@ -720,13 +434,8 @@ cdef class Channel:
         self.tx.close()
         self.rx.close()
         self.closed = True
-        if self.epoll >= 0:
-            c_close(self.epoll)
-            self.epoll = -1
         self.doorbell.silence()
-        if self.lifeline >= 0:
-            c_close(self.lifeline)
-            self.lifeline = -1
+        self.sleeper.close()
         self.memory = None
         if self.on_close is not None:
             done, self.on_close = self.on_close, None
