@@ -37,6 +37,7 @@ extensions = [
         "hvring.ring._ring",
         "hvring.channel._doorbell",
         "hvring.channel._sleeper",
+        "hvring.channel._spinner",
         "hvring.channel._channel",
     )
 ]

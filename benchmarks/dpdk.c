@@ -122,7 +122,8 @@ void bench_consume(void *ring, uint32_t size, void *target, uint32_t length, uin
     }
 }
 
-/* a packet there and one back, `count` times; wait < 0: spins, else blocks in reads of that eventfd */
+/* a packet there and one back, `count` times; wait < 0: spins, else blocks in reads of that eventfd; bell < 0: rings
+ * none; the answer comes after `work` ns of work */
 static void wait_for(struct vmbus_channel *c, void *data, uint32_t length, int wait)
 {
     uint64_t rung;
@@ -154,7 +155,7 @@ void bench_ping(void *out, void *in, uint32_t size, uint32_t length, uint64_t co
         took[i] = now() - start;
     }
 }
-void bench_pong(void *out, void *in, uint32_t size, uint32_t length, uint64_t count, int bell, int wait)
+void bench_pong(void *out, void *in, uint32_t size, uint32_t length, uint64_t count, int bell, int wait, uint64_t work)
 {
     struct vmbus_channel c;
     bool need = false;
@@ -162,6 +163,8 @@ void bench_pong(void *out, void *in, uint32_t size, uint32_t length, uint64_t co
     set_up(&c, out, in, size);
     for (uint64_t i = 0; i < count; i++) {
         wait_for(&c, data, length, wait);
+        for (uint64_t until = work ? now() + work : 0; work && now() < until;)
+            ;
         send_one(&c, data, length, &need);
         ring_bell(bell);
     }

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long does a packet take to another process and back: spinning, sleeping, and into an asyncio loop?"""
+"""How long does a packet take to another process and back: spinning, sleeping, both in turn, into event loops?"""
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
 import os
+import selectors
 import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from dpdk import Ring
 from measure import Run, in_turns, shared_ring, two_processes
 
 from hvring.ring import RingConsumer, RingProducer
 
 SIZE = 64
+LOOK = 50e-6
 
 
 def median(took: list[int]) -> float:
@@ -34,18 +37,23 @@ def note(benchmark: Any, kept: dict[str, list[int]]) -> None:
     }
 
 
-def of_dpdk(library: ctypes.CDLL, count: int, kept: list[int], *, blocking: bool) -> Run:
+def of_dpdk(
+    library: ctypes.CDLL, count: int, kept: list[int], *, ping: bool = True, pong: bool = True, work: int = 0
+) -> Run:
+    """`ping`, `pong`: that side sleeps in reads of its eventfd; `work`: ns that the answer takes."""
+
     def run() -> float:
         there, back = Ring(library), Ring(library)
-        bells = [os.eventfd(0), os.eventfd(0)] if blocking else [-1, -1]
+        bells = [os.eventfd(0) if pong else -1, os.eventfd(0) if ping else -1]
         took = (ctypes.c_uint64 * count)()
-        n, size = ctypes.c_uint64(count), there.size
+        n, size, delay = ctypes.c_uint64(count), there.size, ctypes.c_uint64(work)
         two_processes(
-            lambda: library.bench_pong(back.address, there.address, size, SIZE, n, bells[1], bells[0]),
+            lambda: library.bench_pong(back.address, there.address, size, SIZE, n, bells[1], bells[0], delay),
             lambda: library.bench_ping(there.address, back.address, size, SIZE, n, bells[0], bells[1], took),
         )
-        for bell in bells if blocking else ():
-            os.close(bell)
+        for bell in bells:
+            if bell >= 0:
+                os.close(bell)
         kept.extend(took)
         return median(list(took))
 
@@ -84,22 +92,33 @@ def spinning(count: int, kept: list[int]) -> Run:
     return run
 
 
-def sleeping(
-    channels: Callable[..., Any], answer: Callable[[Any, int], None], count: int, kept: list[int]
+def asking(
+    channels: Callable[..., Any],
+    answer: Callable[[Any, int], None],
+    count: int,
+    kept: list[int],
+    *,
+    looks: bool = False,
+    spin: float = 0.0,
+    share: float = 0.05,
 ) -> Run:
-    """The parent sends and waits; `answer(channel, count)` runs in the child."""
+    """The parent sends and waits, or looks all the time; `answer(channel, count)` runs in the child."""
 
     def run() -> float:
         guest, host = channels()
+        host.spin_share, host.spin = share, spin
         took: list[int] = []
 
         def parent() -> None:
             payload, clock = bytes(SIZE), time.perf_counter_ns
+            if looks:
+                host.mask()
             for _ in range(count):
                 start = clock()
                 host.send(payload)
                 while host.recv() is None:
-                    host.wait()
+                    if not looks:
+                        host.wait()
                 took.append(clock() - start)
 
         two_processes(lambda: answer(guest, count), parent)
@@ -109,11 +128,34 @@ def sleeping(
     return run
 
 
-def answer_blocking(channel: Any, count: int) -> None:
-    for _ in range(count):
-        while (packet := channel.recv()) is None:
-            channel.wait()
-        channel.send(packet.payload)
+def answer_waiting(spin: float = 0.0, share: float = 0.05, work: int = 0) -> Callable[[Any, int], None]:
+    """An answerer that blocks in wait(), as `spin` says; each answer takes `work` ns."""
+
+    def answer(channel: Any, count: int) -> None:
+        channel.spin_share, channel.spin = share, spin
+        clock = time.perf_counter_ns
+        for _ in range(count):
+            while (packet := channel.recv()) is None:
+                channel.wait()
+            if work:
+                until = clock() + work
+                while clock() < until:
+                    pass
+            channel.send(packet.payload)
+
+    return answer
+
+
+def answer_selectors(channel: Any, count: int) -> None:
+    with selectors.DefaultSelector() as selector:
+        selector.register(channel, selectors.EVENT_READ)
+        left = count
+        while left:
+            while (packet := channel.recv()) is not None:
+                channel.send(packet.payload)
+                left -= 1
+            if left and not channel.arm():
+                selector.select()
 
 
 def answer_asyncio(channel: Any, count: int) -> None:
@@ -148,7 +190,7 @@ def test_spinning(benchmark: Any, dpdk_library: ctypes.CDLL) -> None:
         benchmark,
         {
             "hvring": spinning(count, kept["hvring"]),
-            "DPDK": of_dpdk(dpdk_library, count, kept["DPDK"], blocking=False),
+            "DPDK": of_dpdk(dpdk_library, count, kept["DPDK"], ping=False, pong=False),
         },
         unit="ns/round trip, median",
         rounds=9,
@@ -163,12 +205,55 @@ def test_sleeping(benchmark: Any, dpdk_library: ctypes.CDLL, channels: Any) -> N
     in_turns(
         benchmark,
         {
-            "hvring": sleeping(channels, answer_blocking, count, kept["hvring"]),
-            "hvring, into asyncio": sleeping(channels, answer_asyncio, count, kept["hvring, into asyncio"]),
-            "DPDK and eventfd": of_dpdk(dpdk_library, count, kept["DPDK and eventfd"], blocking=True),
+            "hvring": asking(channels, answer_waiting(), count, kept["hvring"]),
+            "hvring, into asyncio": asking(channels, answer_asyncio, count, kept["hvring, into asyncio"]),
+            "DPDK and eventfd": of_dpdk(dpdk_library, count, kept["DPDK and eventfd"]),
         },
         unit="ns/round trip, median",
         rounds=9,
         size=SIZE,
     )
+    note(benchmark, kept)
+
+
+@pytest.mark.parametrize("work", [0, 20, 200, 2000])
+def test_looking_before_sleeping(work: int, benchmark: Any, dpdk_library: ctypes.CDLL, channels: Any) -> None:
+    """The answer takes `work` us; who looks, looks for up to 50 us, at 5 % of a processor unless said otherwise."""
+    count = {0: 1_500, 20: 1_000, 200: 250, 2000: 40}[work] if benchmark.enabled else 10
+    answers = answer_waiting(work=work * 1000)
+    names = (
+        "hvring",
+        "hvring, one looks",
+        "hvring, one looks at 100 %",
+        "hvring, both look",
+        "DPDK and eventfd",
+    )
+    kept: dict[str, list[int]] = {name: [] for name in names}
+    in_turns(
+        benchmark,
+        {
+            names[0]: asking(channels, answers, count, kept[names[0]]),
+            names[1]: asking(channels, answers, count, kept[names[1]], spin=LOOK),
+            names[2]: asking(channels, answers, count, kept[names[2]], spin=LOOK, share=1.0),
+            names[3]: asking(
+                channels, answer_waiting(LOOK, work=work * 1000), count, kept[names[3]], spin=LOOK
+            ),
+            names[4]: of_dpdk(dpdk_library, count, kept[names[4]], work=work * 1000),
+        },
+        unit="ns/round trip, median",
+        rounds=7,
+        size=SIZE,
+        work_us=work,
+    )
+    note(benchmark, kept)
+
+
+def test_from_a_wake_up_to_the_answer(benchmark: Any, dpdk_library: ctypes.CDLL, channels: Any) -> None:
+    """The side that asks looks all the time, so that this is one signal, one wake-up, and what the answerer does."""
+    count = 1_500 if benchmark.enabled else 100
+    answers = {"wait()": answer_waiting(), "selectors": answer_selectors, "asyncio": answer_asyncio}
+    kept: dict[str, list[int]] = {name: [] for name in (*answers, "DPDK and eventfd")}
+    runs = {name: asking(channels, each, count, kept[name], looks=True) for name, each in answers.items()}
+    runs["DPDK and eventfd"] = of_dpdk(dpdk_library, count, kept["DPDK and eventfd"], ping=False)
+    in_turns(benchmark, runs, unit="ns/round trip, median", rounds=9, size=SIZE)
     note(benchmark, kept)

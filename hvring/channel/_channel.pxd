@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from hvring.channel._doorbell cimport Doorbell
 from hvring.channel._sleeper cimport Sleeper
+from hvring.channel._spinner cimport Spinner
 from hvring.ring._ring cimport RingConsumer, RingProducer
 
 
@@ -15,6 +16,8 @@ cdef class Channel:
     cdef readonly str name
     cdef Doorbell doorbell
     cdef Sleeper sleeper
+    cdef Spinner spinner        # None until spin is set
+    cdef double share
     cdef object memory
     cdef object on_close
     cdef bint masked
@@ -26,6 +29,10 @@ cdef class Channel:
     cdef uint64_t packets_sent, bytes_sent, packets_received, bytes_received
     cdef uint64_t signals_sent, room_signals_sent, wakeups, waits, armed, full, events
     cdef uint64_t rechecks, rechecks_needed
+    cdef bint look(self, double deadline) except -1
+    cdef bint arrived(self) except -1
+    cdef bint wait_asleep(self, double deadline) except -1
+    cdef int set_spin(self, double seconds, double share) except -1
     cdef int arm_once(self) except -1
     cdef int room_came(self) except -1
     cdef void room_found(self) noexcept

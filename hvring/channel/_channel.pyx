@@ -4,12 +4,14 @@
 """Channel: a producer, a consumer and a doorbell, in the order that loses no wake-up (PROTOCOL 1.8, 2.6-2.8)."""
 
 cimport cython
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from hvring.channel._doorbell cimport Doorbell
 from hvring.channel._sleeper cimport CLOSED, GONE, RUNG, TIME_OVER, Sleeper
-from hvring.channel.system cimport now
+from hvring.channel._spinner cimport Spinner
+from hvring.channel.system cimport now, now_ns
 from hvring.ring._ring cimport (Packet, RingConsumer, RingProducer, copy_next, corrupt, find, hv_method,
                                 hv_stand_before, length_of, write)
 from hvring.ring.core cimport *
@@ -30,6 +32,13 @@ cdef inline int give_back(Channel self) except -1:
     if hv_rare(hv_rx_release(&self.rx.ring) or self.rx.room_signal):
         return self.room_made()
     return 0
+
+
+cdef inline void quiet(Channel self) noexcept nogil:
+    """Mask interrupts if they are not: a store takes the line from the other side."""
+    if not self.masked:
+        hv_rx_mask(&self.rx.ring)
+        self.masked = True
 
 
 cdef int no_room(Channel self, int result, object payload, uint64_t transaction_id, uint16_t packet_type,
@@ -86,7 +95,7 @@ cdef class Channel:
     Without one the doorbell's own descriptor says so, by an error or hang-up.  ``on_close``: called once at the end.
     ``recheck_every``: seconds after which a sleeper looks again unasked, where the kernel may lose a wake-up by
     changing the mask itself (PROTOCOL 1.4); 0: never.  One thread (or one event loop) at a time; a blocked ``wait``
-    lets others run.
+    lets others run.  ``spin`` and ``spin_share``: what ``wait`` may spend on looking before it sleeps.
     """
 
     def __init__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
@@ -105,6 +114,9 @@ cdef class Channel:
         # memory may be left over from an earlier opener: say what we want (PROTOCOL 1.7)
         hv_tx_room_found(&self.tx.ring)
         hv_store_relaxed32(self.rx.ring.control + HV_INTERRUPT_MASK, 0)
+
+    def __cinit__(self):
+        self.share = 0.05
 
     # ------------------------------------------------------------------------------------------ inside
 
@@ -340,15 +352,55 @@ cdef class Channel:
         """Sleep until there is something to receive: True; False when ``timeout`` seconds passed.
 
         After ``want_room`` it also ends, with True, when that room is there.  Raises ChannelRescindedError when the
-        other side is gone and everything it sent was read.
+        other side is gone and everything it sent was read.  With ``spin`` it may look for a while before it sleeps.
         """
         cdef double deadline = -1 if timeout is None else now() + <double>timeout
+        cdef bint came
+        if self.spinner is None or self.spinner.limit == 0 or self.wanted:
+            return self.wait_asleep(deadline)
+        if self.look(deadline):
+            return True
+        came = self.wait_asleep(deadline)
+        self.spinner.slept(now_ns(), came)
+        return came
+
+    cdef bint look(self, double deadline) except -1:
+        """Look for a packet for as long as it may pay, with interrupts masked: the other side need not signal it."""
+        cdef int64_t budget
+        if self.closed or self.rescinded:
+            return False                       # arm_once says so
+        if self.arrived():
+            return True
+        budget = self.spinner.budget(now_ns())
+        if deadline >= 0:
+            budget = min(budget, <int64_t>((deadline - now()) * 1e9))
+        if budget <= 0:
+            return False
+        quiet(self)
+        with nogil:
+            self.spinner.look(&self.rx.ring, budget)
+        if not self.closed and self.arrived():
+            return True
+        PyErr_CheckSignals()                   # poll would not be interrupted by one that came meanwhile
+        return False
+
+    cdef bint arrived(self) except -1:
+        """Is there something to read?  Does not ask for signals as arm_once does."""
+        cdef int result = hv_rx_look(&self.rx.ring)
+        if result < 0:
+            corrupt(result)
+        if hv_rx_available(&self.rx.ring) == 0:
+            return False
+        quiet(self)
+        return True
+
+    cdef bint wait_asleep(self, double deadline) except -1:
+        """Ask for signals, look, sleep, until something came or time is over."""
         cdef double until
         cdef int why
         while True:
             if self.arm_once():
-                hv_rx_mask(&self.rx.ring)
-                self.masked = True
+                quiet(self)
                 return True
             if self.room_came():
                 return True
@@ -365,6 +417,36 @@ cdef class Channel:
                 if until == deadline:
                     return False
                 self.recheck()
+
+    @property
+    def spin(self) -> float:
+        """Seconds that ``wait`` may look for a packet before it sleeps; at most 0.001; 0.0: not at all, as at first.
+
+        A packet that is seen so costs no signal, no sleep and no wake-up.  How long a look really is follows the recent
+        delays: nothing after an idle time.  Stays 0.0 where this thread may run on one processor only.  ValueError.
+        """
+        return 0.0 if self.spinner is None else self.spinner.limit * 1e-9
+
+    @spin.setter
+    def spin(self, double seconds):
+        self.set_spin(seconds, self.share)
+
+    @property
+    def spin_share(self) -> float:
+        """The share of the time, above 0 and at most 1, that looks may use up in all; 0.05 at first, and up to 1 ms
+        that was saved up.  Holds whatever the other side does.  ValueError."""
+        return self.share
+
+    @spin_share.setter
+    def spin_share(self, double share):
+        self.set_spin(self.spin, share)
+
+    cdef int set_spin(self, double seconds, double share) except -1:
+        cdef Spinner spinner = Spinner() if self.spinner is None else self.spinner
+        spinner.set(<int64_t>(seconds * 1e9 + 0.5) if 0 <= seconds <= 1 else -1, share, now_ns())
+        self.spinner = spinner
+        self.share = share
+        return 0
 
     def recheck(self) -> None:
         """For event loops: to be called when ``recheck_every`` seconds passed in silence, then drain and arm.
@@ -431,8 +513,15 @@ cdef class Channel:
         """
         if self.closed or self.doorbell is None:
             return
-        self.tx.close()
-        self.rx.close()
+        if self.spinner is not None:
+            self.spinner.stop()    # another thread may be looking at the memory, without the GIL
+        try:
+            self.tx.close()
+            self.rx.close()
+        except BufferError:
+            if self.spinner is not None:
+                self.spinner.stopped = False
+            raise
         self.closed = True
         self.doorbell.silence()
         self.sleeper.close()
@@ -464,6 +553,9 @@ cdef class Channel:
             "ring_full": self.full,
             "rechecks": self.rechecks,
             "rechecks_needed": self.rechecks_needed,
+            "spins": 0 if self.spinner is None else self.spinner.spins,
+            "spins_won": 0 if self.spinner is None else self.spinner.won,
+            "spun_ns": 0 if self.spinner is None else self.spinner.spun,
         }
 
     def __repr__(self):

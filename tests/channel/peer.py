@@ -10,6 +10,7 @@ import mmap
 import os
 import random
 import sys
+import time
 
 from hvring import Channel, RingFullError
 from hvring.channel import EventfdDoorbell
@@ -111,6 +112,29 @@ def echo(channel: Channel, count: int) -> None:
             waiting += [(packet.transaction_id, packet.payload) for packet in channel]
 
 
+def pause(rng: random.Random) -> None:
+    """Mostly none; else a short one without sleep, or a long one."""
+    dice = rng.random()
+    if dice < 0.001:
+        time.sleep(rng.random() * 0.002)
+    elif dice < 0.05:
+        until = time.monotonic() + rng.random() * 0.0001
+        while time.monotonic() < until:
+            pass
+
+
+def echo_spinning(channel: Channel, count: int, spin: int, share: int) -> None:
+    """Answer one packet at a time; looks for `spin` us, for at most `share` % of the time, before it sleeps."""
+    rng = random.Random(spin)
+    channel.spin_share, channel.spin = share / 100, spin * 1e-6
+    for _ in range(count):
+        while (packet := channel.recv()) is None:
+            if not channel.wait(60):
+                sys.exit("a wake-up was lost")
+        pause(rng)
+        channel.send(packet.payload, transaction_id=packet.transaction_id)
+
+
 def main() -> None:
     role, side, ring_size, *rest = sys.argv[1:]
     descriptors, numbers = [int(x) for x in rest[:4]], [int(x) for x in rest[4:]]
@@ -120,6 +144,8 @@ def main() -> None:
     work = {"send": send_each, "send-batches": send_batches, "recv": recv_each, "recv-batches": recv_batches}
     if role == "echo":
         echo(channel, *numbers)
+    elif role == "echo-spin":
+        echo_spinning(channel, *numbers)
     else:
         work[role](channel, *numbers)
     print(" ".join(f"{key}={value}" for key, value in channel.stats().items()), flush=True)

@@ -5,83 +5,13 @@ from __future__ import annotations
 
 import os
 import random
-import select
 import signal
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from hvring import ChannelRescindedError
 
-PEER = Path(__file__).with_name("peer.py")
 PACKETS = int(os.environ.get("HVRING_STRESS_PACKETS", "10000000"))
-
-
-class Link:
-    """The descriptors of one channel, and processes that use them."""
-
-    def __init__(self, ring_size: int) -> None:
-        self.ring_size = ring_size
-        memory = os.memfd_create("test")
-        os.ftruncate(memory, 2 * ring_size)
-        self.guest_life, self.host_life = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.shared = [memory, os.eventfd(0), os.eventfd(0)]
-        self.processes: list[subprocess.Popen[str]] = []
-
-    def start(self, role: str, side: str, *numbers: int) -> subprocess.Popen[str]:
-        life = self.guest_life if side == "guest" else self.host_life
-        descriptors = [*self.shared, life.fileno()]
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                str(PEER),
-                role,
-                side,
-                str(self.ring_size),
-                *map(str, descriptors),
-                *map(str, numbers),
-            ],
-            pass_fds=descriptors,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        life.close()
-        self.processes.append(process)
-        return process
-
-    def close(self) -> None:
-        for process in self.processes:
-            process.kill()
-            process.communicate()
-        for descriptor in self.shared:
-            os.close(descriptor)
-        self.guest_life.close()
-        self.host_life.close()
-
-
-@pytest.fixture
-def link():
-    links: list[Link] = []
-
-    def make(ring_size: int) -> Link:
-        links.append(Link(ring_size))
-        return links[-1]
-
-    yield make
-    for one in links:
-        one.close()
-
-
-def counters(process: subprocess.Popen[str]) -> dict[str, int]:
-    """What a process prints when its work is done."""
-    assert select.select([process.stdout], [], [], 300)[0], "a process hangs"
-    line = process.stdout.readline()
-    assert line, "a process ended early"
-    return {key: int(value) for key, value in (word.split("=") for word in line.split())}
 
 
 @pytest.mark.stress
@@ -97,7 +27,7 @@ def counters(process: subprocess.Popen[str]) -> dict[str, int]:
     ],
 )
 def test_everything_arrives_once_in_order_and_whole(
-    sender: str, receiver: str, ring_size: int, count: int, largest: int, link
+    sender: str, receiver: str, ring_size: int, count: int, largest: int, link, counters
 ) -> None:
     ends = link(ring_size)
     reader = ends.start(receiver, "host", count, 42, largest)
@@ -111,12 +41,7 @@ def test_everything_arrives_once_in_order_and_whole(
 
 
 @pytest.mark.stress
-def test_an_echo_over_two_full_rings(link, pair) -> None:
-    sys.path.insert(0, str(PEER.parent))
-    try:
-        import peer
-    finally:
-        sys.path.pop(0)
+def test_an_echo_over_two_full_rings(link, peer, counters) -> None:
     ends = link(8192)
     life = os.dup(ends.host_life.fileno())
     guest = ends.start("echo", "guest", 50_000)
@@ -142,12 +67,7 @@ def test_an_echo_over_two_full_rings(link, pair) -> None:
 
 @pytest.mark.parametrize("role", ["send", "recv", "echo"])
 @pytest.mark.parametrize("attempt", range(5))
-def test_a_peer_killed_at_any_moment_rescinds_the_channel(role: str, attempt: int, link) -> None:
-    sys.path.insert(0, str(PEER.parent))
-    try:
-        import peer
-    finally:
-        sys.path.pop(0)
+def test_a_peer_killed_at_any_moment_rescinds_the_channel(role: str, attempt: int, link, peer) -> None:
     rng = random.Random(attempt)
     ends = link(8192)
     life = os.dup(ends.host_life.fileno())
