@@ -102,6 +102,7 @@ class Row:
 ONE, BATCH, CIMPORT = "test_one_packet[{}]", "test_over_the_batch[{}]", "test_a_pair_without_the_gil[{}]"
 ALIGNED, CLIFF = "test_from_a_page_aligned_buffer[{}]", "test_at_the_cliff[{}]"
 WAY = "test_one_way[64]"
+LOOKING = "test_looking_before_sleeping[0]"
 
 ROWS = [
     Row(
@@ -189,7 +190,35 @@ ROWS = [
         "round trip, sleeping, 64 B, median to C with eventfd",
         lambda r: r.ratio("test_sleeping", peer="DPDK and eventfd"),
         1.1,
+    ),
+    Row(
+        "the same, both sides look before they sleep, at 100 % of a processor",
+        lambda r: r.ratio(LOOKING, "hvring, both look at 100 %", peer="DPDK and eventfd"),
+        1.1,
         0.5,
+    ),
+    Row(
+        "the same, both sides look, at 5 % of a processor",
+        lambda r: r.ratio(LOOKING, "hvring, both look", peer="DPDK and eventfd"),
+        1.1,
+        0.5,
+    ),
+    Row(
+        "the same, one side looks, at 100 % of a processor",
+        lambda r: r.ratio(LOOKING, "hvring, one looks at 100 %", peer="DPDK and eventfd"),
+        1.1,
+        0.5,
+    ),
+    Row(
+        "the same, one side looks, at 5 % of a processor",
+        lambda r: r.ratio(LOOKING, "hvring, one looks", peer="DPDK and eventfd"),
+        1.1,
+        0.5,
+    ),
+    Row(
+        "from a wake-up in asyncio to the answer, median to C with eventfd",
+        lambda r: r.ratio("test_from_a_wake_up_to_the_answer", "asyncio", peer="DPDK and eventfd"),
+        1.1,
     ),
     Row(
         "`import hvring`, KiB", lambda r: r.middle("test_import_and_growth", "import_kib"), 1536, None, "KiB"

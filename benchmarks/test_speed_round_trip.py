@@ -19,6 +19,7 @@ from hvring.ring import RingConsumer, RingProducer
 
 SIZE = 64
 LOOK = 50e-6
+PAUSE = 100_000
 
 
 def median(took: list[int]) -> float:
@@ -38,18 +39,28 @@ def note(benchmark: Any, kept: dict[str, list[int]]) -> None:
 
 
 def of_dpdk(
-    library: ctypes.CDLL, count: int, kept: list[int], *, ping: bool = True, pong: bool = True, work: int = 0
+    library: ctypes.CDLL,
+    count: int,
+    kept: list[int],
+    *,
+    ping: bool = True,
+    pong: bool = True,
+    work: int = 0,
+    pause: int = 0,
 ) -> Run:
-    """`ping`, `pong`: that side sleeps in reads of its eventfd; `work`: ns that the answer takes."""
+    """`ping`, `pong`: that side sleeps in reads of its eventfd; ns that an answer takes, and before each question."""
 
     def run() -> float:
         there, back = Ring(library), Ring(library)
         bells = [os.eventfd(0) if pong else -1, os.eventfd(0) if ping else -1]
         took = (ctypes.c_uint64 * count)()
-        n, size, delay = ctypes.c_uint64(count), there.size, ctypes.c_uint64(work)
+        n, size = ctypes.c_uint64(count), there.size
+        rest, delay = ctypes.c_uint64(pause), ctypes.c_uint64(work)
         two_processes(
             lambda: library.bench_pong(back.address, there.address, size, SIZE, n, bells[1], bells[0], delay),
-            lambda: library.bench_ping(there.address, back.address, size, SIZE, n, bells[0], bells[1], took),
+            lambda: library.bench_ping(
+                there.address, back.address, size, SIZE, n, bells[0], bells[1], rest, took
+            ),
         )
         for bell in bells:
             if bell >= 0:
@@ -92,6 +103,14 @@ def spinning(count: int, kept: list[int]) -> Run:
     return run
 
 
+def spend(nanoseconds: int) -> None:
+    """Without sleep."""
+    if nanoseconds:
+        until = time.perf_counter_ns() + nanoseconds
+        while time.perf_counter_ns() < until:
+            pass
+
+
 def asking(
     channels: Callable[..., Any],
     answer: Callable[[Any, int], None],
@@ -100,13 +119,19 @@ def asking(
     *,
     looks: bool = False,
     spin: float = 0.0,
+    their_spin: float = 0.0,
     share: float = 0.05,
+    pause: int = 0,
 ) -> Run:
-    """The parent sends and waits, or looks all the time; `answer(channel, count)` runs in the child."""
+    """The parent sends and waits, or looks all the time; `answer(channel, count)` runs in the child.
+
+    `pause`: ns before each question.  The spins are set before each process is tied to its processor.
+    """
 
     def run() -> float:
         guest, host = channels()
         host.spin_share, host.spin = share, spin
+        guest.spin_share, guest.spin = share, their_spin
         took: list[int] = []
 
         def parent() -> None:
@@ -114,6 +139,7 @@ def asking(
             if looks:
                 host.mask()
             for _ in range(count):
+                spend(pause)
                 start = clock()
                 host.send(payload)
                 while host.recv() is None:
@@ -128,19 +154,14 @@ def asking(
     return run
 
 
-def answer_waiting(spin: float = 0.0, share: float = 0.05, work: int = 0) -> Callable[[Any, int], None]:
-    """An answerer that blocks in wait(), as `spin` says; each answer takes `work` ns."""
+def answer_waiting(work: int = 0) -> Callable[[Any, int], None]:
+    """An answerer that blocks in wait(); each answer takes `work` ns."""
 
     def answer(channel: Any, count: int) -> None:
-        channel.spin_share, channel.spin = share, spin
-        clock = time.perf_counter_ns
         for _ in range(count):
             while (packet := channel.recv()) is None:
                 channel.wait()
-            if work:
-                until = clock() + work
-                while clock() < until:
-                    pass
+            spend(work)
             channel.send(packet.payload)
 
     return answer
@@ -216,44 +237,66 @@ def test_sleeping(benchmark: Any, dpdk_library: ctypes.CDLL, channels: Any) -> N
     note(benchmark, kept)
 
 
-@pytest.mark.parametrize("work", [0, 20, 200, 2000])
-def test_looking_before_sleeping(work: int, benchmark: Any, dpdk_library: ctypes.CDLL, channels: Any) -> None:
-    """The answer takes `work` us; who looks, looks for up to 50 us, at 5 % of a processor unless said otherwise."""
-    count = {0: 1_500, 20: 1_000, 200: 250, 2000: 40}[work] if benchmark.enabled else 10
-    answers = answer_waiting(work=work * 1000)
-    names = (
-        "hvring",
-        "hvring, one looks",
-        "hvring, one looks at 100 %",
-        "hvring, both look",
-        "DPDK and eventfd",
-    )
-    kept: dict[str, list[int]] = {name: [] for name in names}
-    in_turns(
-        benchmark,
-        {
-            names[0]: asking(channels, answers, count, kept[names[0]]),
-            names[1]: asking(channels, answers, count, kept[names[1]], spin=LOOK),
-            names[2]: asking(channels, answers, count, kept[names[2]], spin=LOOK, share=1.0),
-            names[3]: asking(
-                channels, answer_waiting(LOOK, work=work * 1000), count, kept[names[3]], spin=LOOK
-            ),
-            names[4]: of_dpdk(dpdk_library, count, kept[names[4]], work=work * 1000),
-        },
-        unit="ns/round trip, median",
-        rounds=7,
-        size=SIZE,
-        work_us=work,
-    )
+@pytest.mark.parametrize(
+    ("work", "pause"),
+    [
+        pytest.param(0, 0, id="0"),
+        pytest.param(20, 0, id="20"),
+        pytest.param(200, 0, id="200"),
+        pytest.param(2000, 0, id="2000"),
+        pytest.param(0, 500, id="0, every 500"),
+    ],
+)
+def test_looking_before_sleeping(
+    work: int, pause: int, benchmark: Any, dpdk_library: ctypes.CDLL, channels: Any
+) -> None:
+    """The answer takes `work` us, the next question `pause` us.
+
+    Who looks, looks for up to 50 us, and at 5 % of a processor unless the name says otherwise.
+    """
+    count = many = 10
+    if benchmark.enabled:
+        count = 150 if pause else {0: 1_500, 20: 1_000, 200: 250, 2000: 40}[work]
+        many = (
+            20_000 if (work, pause) == (0, 0) else count
+        )  # more than the 1 ms that is saved up at first allows
+    peer = "DPDK and eventfd"
+    looks = {  # who asks looks for so long, at which share of a processor; who answers; how many round trips
+        "hvring": (0.0, 0.05, 0.0, count),
+        "hvring, one looks": (LOOK, 0.05, 0.0, count),
+        "hvring, one looks at 100 %": (LOOK, 1.0, 0.0, count),
+        "hvring, both look": (LOOK, 0.05, LOOK, many),
+        "hvring, both look at 100 %": (LOOK, 1.0, LOOK, many),
+    }
+    kept: dict[str, list[int]] = {name: [] for name in (*looks, peer)}
+    runs = {
+        name: asking(
+            channels,
+            answer_waiting(work * 1000),
+            times,
+            kept[name],
+            spin=ours,
+            their_spin=theirs,
+            share=share,
+            pause=pause * 1000,
+        )
+        for name, (ours, share, theirs, times) in looks.items()
+    }
+    runs[peer] = of_dpdk(dpdk_library, count, kept[peer], work=work * 1000, pause=pause * 1000)
+    in_turns(benchmark, runs, unit="ns/round trip, median", rounds=7, size=SIZE, work_us=work, pause_us=pause)
     note(benchmark, kept)
 
 
 def test_from_a_wake_up_to_the_answer(benchmark: Any, dpdk_library: ctypes.CDLL, channels: Any) -> None:
-    """The side that asks looks all the time, so that this is one signal, one wake-up, and what the answerer does."""
-    count = 1_500 if benchmark.enabled else 100
+    """One signal, one wake-up, and what the answerer does: who asks looks all the time, then pauses."""
+    count = 1_000 if benchmark.enabled else 100
     answers = {"wait()": answer_waiting(), "selectors": answer_selectors, "asyncio": answer_asyncio}
-    kept: dict[str, list[int]] = {name: [] for name in (*answers, "DPDK and eventfd")}
-    runs = {name: asking(channels, each, count, kept[name], looks=True) for name, each in answers.items()}
-    runs["DPDK and eventfd"] = of_dpdk(dpdk_library, count, kept["DPDK and eventfd"], ping=False)
+    peer = "DPDK and eventfd"
+    kept: dict[str, list[int]] = {name: [] for name in (*answers, peer)}
+    runs = {
+        name: asking(channels, each, count, kept[name], looks=True, pause=PAUSE)
+        for name, each in answers.items()
+    }
+    runs[peer] = of_dpdk(dpdk_library, count, kept[peer], ping=False, pause=PAUSE)
     in_turns(benchmark, runs, unit="ns/round trip, median", rounds=9, size=SIZE)
     note(benchmark, kept)

@@ -413,6 +413,8 @@ cdef class Channel:
             why = self.sleep(until)
             if why == RUNG:
                 self.wakeups += 1
+                if self.arrived():
+                    return True
             elif why == TIME_OVER:
                 if until == deadline:
                     return False
@@ -423,7 +425,8 @@ cdef class Channel:
         """Seconds that ``wait`` may look for a packet before it sleeps; at most 0.001; 0.0: not at all, as at first.
 
         A packet that is seen so costs no signal, no sleep and no wake-up.  How long a look really is follows the recent
-        delays: nothing after an idle time.  Stays 0.0 where this thread may run on one processor only.  ValueError.
+        delays: nothing after an idle time.  Stays 0.0 when it is set by a thread that may run on one processor only,
+        where the other side may need that one: set it before you tie a thread to a processor of its own.  ValueError.
         """
         return 0.0 if self.spinner is None else self.spinner.limit * 1e-9
 

@@ -13,6 +13,7 @@ cdef class Spinner:
     cdef readonly double share       # of the time that passes, the most that looks may use up
     cdef readonly uint64_t spins, won, spun
     cdef double saved                # ns that may be spun away now
+    cdef bint drained                # saving up until the bucket is half full
     cdef int64_t saved_at
     cdef int64_t began               # the current wait
     cdef bint tried                  # did it look before it slept?

@@ -49,9 +49,11 @@ cdef class Spinner:
     """Bounds of ``limit`` ns per look and of ``share`` of the time that passes, for all looks together.
 
     What is spun away comes out of a bucket that holds up to 1 ms and fills at ``share``; so nothing that the other
-    side does makes looks cost more.  Within that, ``bound`` follows the delays: it doubles when a packet came late in
-    a look or soon after it, shrinks when packets come early, and is 0 after an idle time or a few looks in vain.
-    Sleeps are timed too: once packets come quickly again, a quarter of the limit is tried.
+    side does makes looks cost more.  Once empty it is left alone until it is half full.
+
+    Within that, ``bound`` follows the delays: it doubles when a packet came late in a look or soon after it, shrinks
+    when packets come early, and is 0 after an idle time or a few looks in vain.  Sleeps are timed too: once packets
+    come quickly again, a quarter of the limit is tried.
     """
 
     cpdef int set(self, int64_t limit, double share, int64_t now) except -1:
@@ -67,6 +69,7 @@ cdef class Spinner:
         self.saved_at = now
         self.limit = 0 if hv_alone() else limit
         self.bound = self.resting = self.rest = self.lost = 0
+        self.drained = False
         self.share = share
         return 0
 
@@ -81,7 +84,13 @@ cdef class Spinner:
         if self.bound == 0:
             return 0
         self.save(now)
-        return self.bound if self.saved >= self.bound else 0
+        # When both sides look, a trip takes a hundredth of one with two sleeps: many in a row for what was saved up
+        # are worth more than one now and then, which would find the other side asleep.
+        if self.saved < self.bound:
+            self.drained = True
+        elif self.saved >= LONGEST / 2:
+            self.drained = False
+        return 0 if self.drained else self.bound
 
     cpdef void seen(self, bint won, int64_t now, int64_t budget) noexcept nogil:
         """A look of up to ``budget`` ns ended.  What the clock says above that was spent by others."""

@@ -125,6 +125,15 @@ def test_the_bucket_gives_a_burst_and_then_its_share() -> None:
     assert clock.spinner.won > waits // 20
 
 
+def test_an_empty_bucket_is_filled_to_the_half_before_it_is_used_again() -> None:
+    clock = Clock(LIMIT, 0.05)
+    looked = [clock.wait(20 * US) for _ in range(5_000)]
+    starts = [n for n in range(1, len(looked)) if looked[n] and not looked[n - 1]]
+    assert len(starts) > 2
+    for start in starts[1:-1]:
+        assert sum(looked[start : start + 20]) == 20
+
+
 @settings(deadline=None)
 @given(
     st.integers(0, MS),
