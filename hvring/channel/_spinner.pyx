@@ -67,7 +67,8 @@ cdef class Spinner:
         else:
             self.save(now)
         self.saved_at = now
-        self.limit = 0 if hv_alone() else limit
+        if limit != self.limit:
+            self.limit = 0 if hv_alone() else limit
         self.bound = self.resting = self.rest = self.lost = 0
         self.drained = False
         self.share = share
