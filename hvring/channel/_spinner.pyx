@@ -1,7 +1,7 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
 # cython: freethreading_compatible=True, always_allow_keywords=False, binding=False
 # SPDX-License-Identifier: Apache-2.0
-"""Spinner: how long a channel may look for a packet before it sleeps (docs/decisions/0004)."""
+"""Spinner: how long a channel may look for a packet before it sleeps (docs/decisions/0005)."""
 
 cimport cython
 from libc.stdint cimport int64_t, uint8_t, uint32_t

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a wait may look before it sleeps, by a clock of the test's own (docs/decisions/0004)."""
+"""How long a wait may look before it sleeps, by a clock of the test's own (docs/decisions/0005)."""
 
 from __future__ import annotations
 
