@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 import platform
 import shutil
@@ -21,9 +22,10 @@ class Unavailable(Exception):
 
 
 def built() -> Path:
-    """dpdk.c linked with the driver's objects, built once.  Raises Unavailable with the reason."""
-    path = cache() / "dpdk_peer.so"
-    if not path.exists() or path.stat().st_mtime < (HERE / "dpdk.c").stat().st_mtime:
+    """dpdk.c linked with the driver's objects, built once per text of it.  Raises Unavailable with the reason."""
+    text = hashlib.sha256((HERE / "dpdk.c").read_bytes()).hexdigest()
+    path = cache() / f"dpdk_peer-{text[:12]}.so"
+    if not path.exists():
         build(path)
     return path
 
