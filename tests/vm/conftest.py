@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # the package ``lab``
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "vm: boots virtual machines (half a minute each, the first time two minutes)"
+        "markers", "vm: boots virtual machines (minutes, the first time more)"
     )
 
 
