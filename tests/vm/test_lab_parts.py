@@ -176,7 +176,7 @@ def test_the_table_has_a_column_for_each_kernel_and_says_why() -> None:
 
 def test_frames_may_come_in_any_pieces() -> None:
     frames = runpy.run_path(str(Path(__file__).parent / "middle" / "frames.py"))
-    sent = [frames["Frame"]("O", b"", 1), frames["Frame"]("P", b"payload", 2**64 - 1, True, 11)]
+    sent = [frames["Frame"]("O", b"", 1), frames["Frame"]("P", b"payload", 2**64 - 1, True, 11, 2)]
     whole = b"".join(frame.encode() for frame in sent)
     for size in (1, 19, 20, 21, len(whole)):
         waiting, found = bytearray(), []
