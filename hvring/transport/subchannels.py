@@ -6,6 +6,9 @@ of the six services any. Its host offers them when it was asked to over the prim
 comes, while the primary is open. A sub-channel has rings of its own, which only ``channels/<relid>/ring`` maps;
 interrupts and signals go through the device's one uio file. This costs: an interrupt of any channel wakes the readers
 of all, and a signal without a monitor bit goes to the host for all.
+
+Tried in tests/vm with one sub-channel without a monitor bit, by Linux's driver and QEMU as the host. Not tried: Hyper-V
+itself, a network adapter's protocol, monitor bits, a host that takes a sub-channel back.
 """
 
 from __future__ import annotations
@@ -68,7 +71,8 @@ def map_rings(channel: DeviceChannel) -> mmap.mmap:
     """Map both rings of an open channel, shared: the guest-to-host ring, then the other. OSError: ENODEV if closed.
 
     The kernel takes this mapping away when the device is unbound or the host takes the channel back; whoever touches it
-    then is ended by SIGBUS (a mapping of the uio file stays).
+    then is ended by SIGBUS (a mapping of the uio file stays). It does not keep the channel open: let it go before the
+    last user of the uio file does, because the rings of sub-channels are freed then.
     """
     file = os.open(f"{channel.path}/ring", os.O_RDWR | os.O_CLOEXEC)
     try:
