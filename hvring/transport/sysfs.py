@@ -119,12 +119,12 @@ class Bus:
         if class_guid is None:
             return None
         uio = _only_entry(f"{path}/uio")
-        monitor_id = _number(f"{path}/monitor_id")
+        monitor_id = read_number(f"{path}/monitor_id")
         return Device(
             instance=instance,
             class_guid=class_guid.strip("{}").lower(),
-            relid=_number(f"{path}/id"),
-            state=_number(f"{path}/state"),
+            relid=read_number(f"{path}/id"),
+            state=read_number(f"{path}/state"),
             driver=_link(f"{path}/driver"),
             override=_override(f"{path}/driver_override"),
             uio=uio,
@@ -176,7 +176,8 @@ def _text(path: str) -> str | None:
         return None
 
 
-def _number(path: str) -> int | None:
+def read_number(path: str) -> int | None:
+    """An attribute that is a number; None if it is not there or is none."""
     text = _text(path)
     try:
         return None if text is None else int(text, 0)
@@ -205,7 +206,7 @@ def _only_entry(path: str) -> str | None:
 
 def _map_sizes(path: str) -> Iterator[int]:
     for n in range(5):  # uio's own limit
-        size = _number(f"{path}/map{n}/size")
+        size = read_number(f"{path}/map{n}/size")
         if size is None:
             break
         yield size

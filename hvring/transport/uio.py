@@ -2,7 +2,7 @@
 """Channels over uio_hv_generic (PROTOCOL §1.6-1.9): from a name to an open :class:`~hvring.Channel`.
 
 The plain device is :class:`UioDevice`. One mapping of the rings is made, so a packet that wraps is copied in two
-parts. Sub-channels are not opened: none of the six services has one.
+parts. Sub-channels, which none of the six services has, are opened by :mod:`hvring.transport.subchannels`.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
@@ -29,6 +30,12 @@ _BOOT_SECONDS = 150
 _UNAVAILABLE = 77
 
 
+def _count(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
@@ -36,6 +43,12 @@ def _arguments() -> argparse.Namespace:
         action="append",
         metavar="6.12|6.12.57|newest|FILE.deb[,FILE.deb…]",
         help="a guest kernel (see --list-kernels), or package files; may be repeated; default: 6.12",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=_count,
+        metavar="N",
+        help="machines side by side; default: one for each core, at most 2",
     )
     parser.add_argument("--scenario", action="append", metavar="NAME", help="may be repeated; default: all")
     parser.add_argument(
@@ -90,19 +103,24 @@ def _boot(
     verbose: bool,
 ) -> list[Row]:
     """Run a group of scenarios in one boot; its rows."""
-    here = out / f"{kernel.release}-{group[0].name}"
-    shutil.rmtree(here, ignore_errors=True)
     names = [scenario.name for scenario in group]
+    name = f"{kernel.release}-{'+'.join(names)}"
+    here = out / name
+    shutil.rmtree(here, ignore_errors=True)
     plan = {"kernel": kernel.release, "guest": group[0].guest, "scenarios": names}
-    limit = _BOOT_SECONDS + sum(scenario.seconds for scenario in group)
+    limit = _BOOT_SECONDS + _seconds(group)
 
     def echo(line: str) -> None:
-        if verbose or " CHECK " in line:
-            print(line if verbose else line.partition(" CHECK ")[2], flush=True)
+        """Whole lines that say where they come from: another machine's may stand between them."""
+        if verbose:
+            print(f"{name}| {line}", flush=True)
+        elif " CHECK " in line:
+            print(f"{kernel.release}: {line.partition(' CHECK ')[2]}", flush=True)
 
     start = time.monotonic()
     print(f"-- {kernel.release}: {', '.join(names)}", flush=True)
     in_time = machine.run(parts, kernel, plan, here, limit, echo)
+    print(f"-- {kernel.release}: {', '.join(names)}: {time.monotonic() - start:.0f} s", flush=True)
     try:
         results = json.loads((here / "results.json").read_text())
     except FileNotFoundError:
@@ -117,16 +135,27 @@ def _boot(
     return rows
 
 
-def _run(cache: Cache, arguments: argparse.Namespace) -> int:
+def _seconds(group: Sequence[scenarios.Scenario]) -> float:
+    return sum(scenario.seconds for scenario in group)
+
+
+def _run(cache: Cache, arguments: argparse.Namespace, jobs: int) -> int:
     chosen = [scenarios.read(name) for name in arguments.scenario or scenarios.names()]
     with cache.locked():
         parts = _parts(cache, arguments.wheel)
         guests = [_guest(cache, wanted) for wanted in arguments.kernel or [_OUTER_KERNEL]]
     out = (arguments.out or Path(tempfile.mkdtemp(prefix="hvring-lab-"))).resolve()
-    rows: list[Row] = []
-    for kernel in guests:
-        for group in scenarios.boots(chosen):
-            rows += _boot(parts, kernel, group, out, arguments.verbose)
+    boots = [(kernel, group) for kernel in guests for group in scenarios.boots(chosen)]
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        # the longest first: what comes last runs alone
+        running = {
+            n: pool.submit(_boot, parts, *boots[n], out, arguments.verbose)
+            for n in sorted(range(len(boots)), key=lambda n: -_seconds(boots[n][1]))
+        }
+        rows = [row for n in range(len(boots)) for row in running[n].result()]
+    finally:
+        pool.shutdown(cancel_futures=True)
     (out / "results.json").write_text(json.dumps([asdict(row) for row in rows], indent=1))
     print("\n" + render(rows))
     failed = any(row.status == "FAILED" for row in rows)
@@ -147,7 +176,7 @@ def main() -> int:
         if arguments.list_kernels:
             print("\n".join(kernels.served(cache)))
             return 0
-        return _run(cache, arguments)
+        return _run(cache, arguments, needs.jobs(arguments.jobs))
     except UnavailableError as error:
         print(f"skipped: {error}")
         return _UNAVAILABLE

@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
-from lab import UnavailableError, cpio, debian, kernels, scenarios, table
+from lab import UnavailableError, cpio, debian, kernels, needs, scenarios, table
 from lab.cache import Cache
 
 RELEASES = ["6.1.0-50", "6.12.107+deb13", "6.12.43+deb12", "6.12.94+deb12", "6.12.94+deb13", "7.3.4+deb13"]
@@ -116,19 +116,38 @@ def test_an_archive_has_modes_links_and_contents_at_multiples_of_four_and_ends_w
     ]
 
 
-def test_only_scenarios_that_share_and_want_the_same_guest_go_into_one_boot(tmp_path: Path) -> None:
+def test_a_scenario_goes_before_the_one_it_names_if_both_want_the_same_guest(tmp_path: Path) -> None:
     texts = {
-        "a": "SHARES_BOOT = True",
-        "b": "",
-        "c": "SHARES_BOOT = True",
-        "d": "SHARES_BOOT = True\nGUEST = {'cpus': 2}",
+        "a": "RUNS_BEFORE = 'c'",
+        "b": "RUNS_BEFORE = 'e'",
+        "c": "",
+        "d": "RUNS_BEFORE = 'c'\nGUEST = {'cpus': 2}",
+        "f": "RUNS_BEFORE = 'c'",
     }
     for name, text in texts.items():
         (tmp_path / f"{name}.py").write_text(text)
     (tmp_path / "a_guest.py").write_text("")
-    assert scenarios.names(tmp_path) == ["a", "b", "c", "d"]
+    assert scenarios.names(tmp_path) == ["a", "b", "c", "d", "f"]
     groups = scenarios.boots([scenarios.read(name, tmp_path) for name in scenarios.names(tmp_path)])
-    assert [[scenario.name for scenario in group] for group in groups] == [["a", "c"], ["b"], ["d"]]
+    assert [[scenario.name for scenario in group] for group in groups] == [["b"], ["f", "a", "c"], ["d"]]
+
+
+def test_machines_side_by_side_are_as_many_as_cores_and_memory_allow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meminfo = tmp_path / "meminfo"
+
+    def jobs(cores: int, gigabytes: int, wanted: int | None = None) -> int:
+        monkeypatch.setattr(needs.os, "sched_getaffinity", lambda process: set(range(cores)))
+        meminfo.write_text(f"MemTotal: 1 kB\nMemAvailable: {gigabytes << 20} kB\n")
+        return needs.jobs(wanted, meminfo)
+
+    assert [jobs(cores, 64) for cores in (1, 2, 8)] == [1, 2, 2]
+    assert [jobs(8, gigabytes) for gigabytes in (2, 3, 4)] == [1, 1, 2]
+    assert jobs(2, 8, wanted=4) == 4
+    for gigabytes, wanted in ((1, None), (3, 2)):
+        with pytest.raises(UnavailableError, match="memory"):
+            jobs(8, gigabytes, wanted)
 
 
 def test_a_guest_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
@@ -157,7 +176,7 @@ def test_the_table_has_a_column_for_each_kernel_and_says_why() -> None:
 
 def test_frames_may_come_in_any_pieces() -> None:
     frames = runpy.run_path(str(Path(__file__).parent / "middle" / "frames.py"))
-    sent = [frames["Frame"]("O", b"", 1), frames["Frame"]("P", b"payload", 2**64 - 1, True, 11)]
+    sent = [frames["Frame"]("O", b"", 1), frames["Frame"]("P", b"payload", 2**64 - 1, True, 11, 2)]
     whole = b"".join(frame.encode() for frame in sent)
     for size in (1, 19, 20, 21, len(whole)):
         waiting, found = bytearray(), []

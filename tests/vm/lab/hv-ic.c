@@ -4,17 +4,21 @@
  * through a character device.  Loaded into an unmodified QEMU 10 with LD_PRELOAD.
  *
  *   -chardev socket,id=c0,path=/tmp/ic.sock,reconnect-ms=500
- *   -device hv-ic,classid=CLASS-GUID,instanceid=INSTANCE-GUID,chardev=c0[,offer-flags=0x10]
+ *   -device hv-ic,classid=CLASS-GUID,instanceid=INSTANCE-GUID,chardev=c0[,offer-flags=0x10][,subchannels=1]
  *
  * Frames, both ways, little-endian: u32 n (bytes that follow this word), u8 kind, u8 flags, u16 packet type,
- * u16 descriptor bytes, u16 0, u64 transaction id, then (n - 16) bytes: the extra descriptor bytes, then the payload.
+ * u16 descriptor bytes, u16 channel (0: the primary), u64 transaction id, then (n - 16) bytes: the extra descriptor
+ * bytes, then the payload.
  * Kinds, device to host: H hello (text "classid instanceid"), O channel opened, C closed, R reset, P packet from the
  * guest (flags bit 0: completion wanted), W ring full (tid: frames waiting), G all waiting frames went out,
  * D frame dropped (text: why), S statistics (text).  Host to device: P packet for the guest (flags bit 0: ask for a
- * completion), Q ask for statistics, X drop the frames that wait for room (a packet larger than the ring waits forever).
+ * completion), Q ask for statistics, X drop the frames that wait for room (a packet larger than the ring waits forever),
+ * N offer the sub-channels, which are not offered when the guest starts.  QEMU sends the offers before it takes the
+ * guest's next message to VMBus.  Packets for a sub-channel do not wait for room.
  */
 #include "qemu/osdep.h"
 #include "qapi/error.h"
+#include "block/aio.h"
 #include "qemu/error-report.h"
 #include "qemu/module.h"
 #include "qemu/bswap.h"
@@ -35,6 +39,7 @@ struct HvIc {
     VMBusDevice parent;
     QemuUUID classid;
     uint16_t offer_flags;
+    uint16_t subchannels;
     CharBackend chr;
     ObjectClass *shared_class;     /* the class of all hv-ic devices; ours is a copy with its own class GUID */
     VMBusChannel *chan;
@@ -65,7 +70,8 @@ static gboolean hv_ic_push(void *do_not_use, GIOCondition cond, void *opaque)
     return G_SOURCE_REMOVE;
 }
 
-static void hv_ic_tell(HvIc *s, char kind, unsigned flags, unsigned type, uint64_t tid, const void *data, uint32_t n)
+static void hv_ic_tell_of(HvIc *s, unsigned channel, char kind, unsigned flags, unsigned type, uint64_t tid,
+                          const void *data, uint32_t n)
 {
     uint8_t h[HEAD] = {0};
 
@@ -76,6 +82,7 @@ static void hv_ic_tell(HvIc *s, char kind, unsigned flags, unsigned type, uint64
     h[4] = kind;
     h[5] = flags;
     stw_le_p(h + 6, type);
+    stw_le_p(h + 10, channel);
     stq_le_p(h + 12, tid);
     g_byte_array_append(s->out, h, HEAD);
     if (n) {
@@ -84,6 +91,11 @@ static void hv_ic_tell(HvIc *s, char kind, unsigned flags, unsigned type, uint64
     if (!s->watch) {
         hv_ic_push(NULL, 0, s);
     }
+}
+
+static void hv_ic_tell(HvIc *s, char kind, unsigned flags, unsigned type, uint64_t tid, const void *data, uint32_t n)
+{
+    hv_ic_tell_of(s, 0, kind, flags, type, tid, data, n);
 }
 
 static void hv_ic_tell_text(HvIc *s, char kind, uint64_t tid, const char *text)
@@ -97,6 +109,19 @@ static void hv_ic_drop(HvIc *s, uint64_t tid, const char *why)
     hv_ic_tell_text(s, 'D', tid, why);
 }
 
+/* Put a frame into its channel's ring: 0, or a negative error number. */
+static ssize_t hv_ic_put(VMBusChannel *chan, const uint8_t *p, uint32_t n)
+{
+    uint32_t desc = lduw_le_p(p + 8), msg = n - HEAD - desc;
+    ssize_t r = vmbus_channel_reserve(chan, desc, msg);
+
+    if (r == 0) {
+        r = vmbus_channel_send(chan, lduw_le_p(p + 6), (void *)(p + HEAD), desc, (void *)(p + HEAD + desc), msg, p[5] & 1,
+                               ldq_le_p(p + 12));
+    }
+    return r < 0 ? r : 0;
+}
+
 /* Put waiting frames into the ring, in order, until one does not fit. */
 static void hv_ic_flush(HvIc *s)
 {
@@ -105,8 +130,7 @@ static void hv_ic_flush(HvIc *s)
     while ((f = g_queue_peek_head(&s->wait)) && vmbus_channel_is_open(s->chan)) {
         gsize n;
         const uint8_t *p = g_bytes_get_data(f, &n);
-        uint32_t desc = lduw_le_p(p + 8), msg = n - HEAD - desc;
-        ssize_t r = vmbus_channel_reserve(s->chan, desc, msg);
+        ssize_t r = hv_ic_put(s->chan, p, n);
 
         if (r == -ENOSPC) {
             /* QEMU has put the size that we need into the ring header: the guest signals us when there is room */
@@ -116,10 +140,6 @@ static void hv_ic_flush(HvIc *s)
                 hv_ic_tell(s, 'W', 0, 0, g_queue_get_length(&s->wait), NULL, 0);
             }
             return;
-        }
-        if (r == 0) {
-            r = vmbus_channel_send(s->chan, lduw_le_p(p + 6), (void *)(p + HEAD), desc, (void *)(p + HEAD + desc), msg,
-                                   p[5] & 1, ldq_le_p(p + 12));
         }
         if (r < 0) {
             hv_ic_drop(s, ldq_le_p(p + 12), g_strerror(-r));
@@ -158,7 +178,8 @@ static void hv_ic_notify(VMBusChannel *chan)
         while (s->out->len < OUT_MAX && (q = vmbus_channel_recv_peek(chan, sizeof(*q)))) {
             assert(q->chan == chan && (char *)q->msg >= (char *)(q + 1));
             s->from_guest++;
-            hv_ic_tell(s, 'P', q->need_comp, q->pkt_type, q->transaction_id, q->msg, q->msglen);
+            hv_ic_tell_of(s, vmbus_channel_idx(chan), 'P', q->need_comp, q->pkt_type, q->transaction_id, q->msg,
+                          q->msglen);
             vmbus_channel_recv_pop(chan);
             vmbus_free_req(q);
         }
@@ -171,6 +192,10 @@ static int hv_ic_open(VMBusChannel *chan)
 {
     HvIc *s = HV_IC(vmbus_channel_device(chan));
 
+    if (chan != s->chan) {
+        hv_ic_tell_of(s, vmbus_channel_idx(chan), 'O', 0, 0, 0, NULL, 0);
+        return 0;
+    }
     s->opens++;
     hv_ic_tell(s, 'O', 0, 0, s->opens, NULL, 0);
     return 0;
@@ -180,23 +205,81 @@ static void hv_ic_close(VMBusChannel *chan)
 {
     HvIc *s = HV_IC(vmbus_channel_device(chan));
 
+    if (chan != s->chan) {
+        hv_ic_tell_of(s, vmbus_channel_idx(chan), 'C', 0, 0, 0, NULL, 0);
+        return;
+    }
     s->closes++;
     hv_ic_forget(s, "channel closed");
     hv_ic_tell(s, 'C', 0, 0, s->closes, NULL, 0);
+}
+
+/* A field of QEMU's own structures, which it describes for migration. */
+static uint8_t *hv_ic_field(void *base, const VMStateDescription *d, const char *name)
+{
+    const VMStateField *f = d->fields;
+
+    while (f->name && strcmp(f->name, name)) {
+        f++;
+    }
+    if (!f->name) {
+        error_report("hv-ic: built for another QEMU: %s has no %s", d->name, name);
+        exit(1);
+    }
+    return (uint8_t *)base + f->offset;
+}
+
+static uint8_t *hv_ic_offer_state(HvIc *s, unsigned channel)
+{
+    return hv_ic_field(vmbus_device_channel(&s->parent, channel), vmstate_vmbus_dev.fields[2].vmsd, "offer_state");
+}
+
+/* After a reset, which forgets what was offered, and before the guest asks for offers. */
+static void hv_ic_hide(void *opaque)
+{
+    HvIc *s = opaque;
+    unsigned i;
+
+    for (i = 1; i <= s->subchannels; i++) {
+        *hv_ic_offer_state(s, i) = 2;          /* VMOFFER_SENT */
+    }
+}
+
+static const char *hv_ic_offer(HvIc *s)
+{
+    BusState *bus = qdev_get_parent_bus(DEVICE(s));
+    uint8_t *state = hv_ic_field(bus, DEVICE_GET_CLASS(bus->parent)->vmsd->fields[0].vmsd, "state");
+    unsigned i;
+
+    if (*state != 0) {                         /* VMBUS_LISTEN */
+        return "VMBus is busy";
+    }
+    for (i = 1; i <= s->subchannels; i++) {
+        *hv_ic_offer_state(s, i) = i == 1;     /* VMOFFER_SENDING, the others VMOFFER_INIT */
+    }
+    *state = 2;                                /* VMBUS_OFFER */
+    return NULL;
 }
 
 static void hv_ic_frame(HvIc *s, const uint8_t *p, uint32_t n)
 {
     uint32_t desc = lduw_le_p(p + 8);
     uint64_t tid = ldq_le_p(p + 12);
+    VMBusChannel *chan = vmbus_device_channel(&s->parent, lduw_le_p(p + 10));
     g_autofree char *t = NULL;
+    const char *why;
+    ssize_t r;
 
     switch (p[4]) {
     case 'P':
         if (desc % 8 || desc > n - HEAD) {
             hv_ic_drop(s, tid, "bad descriptor length");
-        } else if (!vmbus_channel_is_open(s->chan)) {
+        } else if (!chan || !vmbus_channel_is_open(chan)) {
             hv_ic_drop(s, tid, "channel not open");
+        } else if (chan != s->chan) {
+            if ((r = hv_ic_put(chan, p, n)) < 0) {
+                hv_ic_drop(s, tid, g_strerror(-r));
+            }
         } else if (g_queue_get_length(&s->wait) >= QUEUE_MAX) {
             hv_ic_drop(s, tid, "too many frames waiting");
         } else {
@@ -209,6 +292,11 @@ static void hv_ic_frame(HvIc *s, const uint8_t *p, uint32_t n)
                             " full %" PRIu64 " dropped %" PRIu64 " waiting %u", vmbus_channel_is_open(s->chan), s->opens,
                             s->closes, s->to_guest, s->from_guest, s->full, s->dropped, g_queue_get_length(&s->wait));
         hv_ic_tell_text(s, 'S', tid, t);
+        break;
+    case 'N':
+        if ((why = hv_ic_offer(s))) {
+            hv_ic_drop(s, tid, why);
+        }
         break;
     case 'X':
         hv_ic_forget(s, "dropped on request");
@@ -323,11 +411,20 @@ static void hv_ic_unrealize(VMBusDevice *vdev)
 static void hv_ic_reset(VMBusDevice *vdev)
 {
     hv_ic_tell(HV_IC(vdev), 'R', 0, 0, 0, NULL, 0);
+    if (HV_IC(vdev)->subchannels) {
+        aio_bh_schedule_oneshot(qemu_get_aio_context(), hv_ic_hide, vdev);
+    }
+}
+
+static uint16_t hv_ic_channels(VMBusDevice *vdev)
+{
+    return 1 + HV_IC(vdev)->subchannels;
 }
 
 static const Property hv_ic_props[] = {
     DEFINE_PROP_UUID_NODEFAULT("classid", HvIc, classid),
     DEFINE_PROP_UINT16("offer-flags", HvIc, offer_flags, VMBUS_CHANNEL_NAMED_PIPE_MODE),
+    DEFINE_PROP_UINT16("subchannels", HvIc, subchannels, 0),
     DEFINE_PROP_CHR("chardev", HvIc, chr),
 };
 
@@ -372,6 +469,7 @@ static void hv_ic_class_init(ObjectClass *klass, void *data)
     vc->vmdev_realize = hv_ic_realize;
     vc->vmdev_unrealize = hv_ic_unrealize;
     vc->vmdev_reset = hv_ic_reset;
+    vc->num_channels = hv_ic_channels;
     vc->open_channel = hv_ic_open;
     vc->close_channel = hv_ic_close;
     vc->chan_notify_cb = hv_ic_notify;

@@ -111,11 +111,12 @@ def guest_base(cache: Cache) -> Path:
 
 
 def guest_rest(kernel: Kernel, target: Path, tool: Root, trees: Iterable[tuple[str, Path]]) -> None:
-    """The other part: this kernel's modules, l2init, and ``trees`` as (name in the guest, path)."""
+    """The other part: this kernel's modules, l2init and what it needs, and ``trees`` as (name in the guest, path)."""
     tree = target.with_suffix(".tree")
     (tree / "bin").mkdir(parents=True)
     shutil.copytree(kernel.modules, tree / "modules")
-    _script(tree / "bin/load", (_INIT / "load").read_text())
+    for name in ("load", "await"):
+        _script(tree / "bin" / name, (_INIT / name).read_text())
     _script(tree / "init", (_INIT / "l2init").read_text())
     for name, path in trees:
         shutil.copytree(path, tree / name)

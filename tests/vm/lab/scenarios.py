@@ -14,6 +14,7 @@ _GUEST: dict[str, Any] = {
     "memory": "768M",
     "cpus": 1,
     "services": ["shutdown", "timesync", "heartbeat", "kvp", "vss", "fcopy"],
+    "subchannels": {},  # service: how many its device can offer, see Device.offer_subchannels
     "balloon": False,
     "append": "",
 }
@@ -21,12 +22,12 @@ _GUEST: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """``guest``: the machine it wants, all keys given; ``shares_boot``: others with the same wish may run in
-    the same boot; ``seconds``: its time limit, on top of the boot's."""
+    """``guest``: the machine it wants, all keys given; ``before``: the scenario that runs behind it in the same
+    boot, if that is chosen too; ``seconds``: its time limit, on top of the boot's."""
 
     name: str
     guest: dict[str, Any]
-    shares_boot: bool
+    before: str
     seconds: float
 
 
@@ -38,8 +39,8 @@ def names(directory: Path = DIRECTORY) -> list[str]:
 
 
 def read(name: str, directory: Path = DIRECTORY) -> Scenario:
-    """Its GUEST (over the defaults), SHARES_BOOT (False) and SECONDS (120). ValueError for an unknown key."""
-    own: dict[str, Any] = {"GUEST": {}, "SHARES_BOOT": False, "SECONDS": 120}
+    """Its GUEST (over the defaults), RUNS_BEFORE ("") and SECONDS (120). ValueError for an unknown key."""
+    own: dict[str, Any] = {"GUEST": {}, "RUNS_BEFORE": "", "SECONDS": 120}
     for node in ast.parse((directory / f"{name}.py").read_text()).body:
         if (
             isinstance(node, ast.Assign)
@@ -49,17 +50,14 @@ def read(name: str, directory: Path = DIRECTORY) -> Scenario:
             own[node.targets[0].id] = ast.literal_eval(node.value)
     if unknown := set(own["GUEST"]) - set(_GUEST):
         raise ValueError(f"{name}: GUEST has no {', '.join(sorted(unknown))}")
-    return Scenario(name, _GUEST | own["GUEST"], own["SHARES_BOOT"], own["SECONDS"])
+    return Scenario(name, _GUEST | own["GUEST"], own["RUNS_BEFORE"], own["SECONDS"])
 
 
 def boots(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
-    """Put scenarios that share and want the same guest together, in order; the others stay alone."""
-    groups: list[list[Scenario]] = []
+    """Each scenario has a boot of its own, but for one that names another with the same guest: it goes before it."""
+    groups = {scenario.name: [scenario] for scenario in scenarios}
     for scenario in scenarios:
-        for group in groups:
-            if scenario.shares_boot and group[0].shares_boot and group[0].guest == scenario.guest:
-                group.append(scenario)
-                break
-        else:
-            groups.append([scenario])
-    return groups
+        behind = groups.get(scenario.before)
+        if behind and behind[-1].guest == scenario.guest:
+            groups[scenario.before] = groups.pop(scenario.name) + behind
+    return list(groups.values())

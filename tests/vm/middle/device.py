@@ -31,17 +31,20 @@ class Packet(NamedTuple):
     type: int
     transaction_id: int
     completion: bool
+    channel: int  # 0: the primary
 
 
 class Device:
     """One service's device. QEMU connects to ``path`` (and again 0.5 s after the connection ended).
 
     The socket is read only while one of the methods waits. ``opens`` counts the guest's channel opens,
-    ``notes`` keeps what the device told beside packets: (kind, number, text).
+    ``notes`` keeps what the device told beside packets: (kind, number, text). ``subchannels``: how many it has;
+    ``open_subchannels`` are the numbers, from 1 on, of those that the guest has open.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
+    def __init__(self, name: str, directory: Path, subchannels: int = 0) -> None:
         self.name = name
+        self.subchannels = subchannels
         self.class_guid, self.instance_guid = GUIDS[name]
         self.path = directory / f"{name}.sock"
         self.listener = socket.socket(socket.AF_UNIX)
@@ -49,6 +52,7 @@ class Device:
         self.listener.listen(1)
         self.open = False
         self.opens = 0
+        self.open_subchannels: set[int] = set()
         self.notes: list[tuple[str, int, str]] = []
         self._socket: socket.socket | None = None
         self._bytes = bytearray()
@@ -59,7 +63,8 @@ class Device:
         """QEMU's arguments for this device."""
         chardev = f"socket,id=c-{self.name},path={self.path},reconnect-ms=500"
         device = f"hv-ic,id={self.name},classid={self.class_guid},instanceid={self.instance_guid}"
-        return ["-chardev", chardev, "-device", f"{device},chardev=c-{self.name}"]
+        more = f"chardev=c-{self.name},subchannels={self.subchannels}"
+        return ["-chardev", chardev, "-device", f"{device},{more}"]
 
     def connect(self, timeout: float = 30.0) -> None:
         """Take QEMU's connection. TimeoutError."""
@@ -97,12 +102,13 @@ class Device:
         transaction_id: int | None = None,
         packet_type: int = IN_BAND,
         completion: bool = False,
+        channel: int = 0,
     ) -> int:
         """Give the device a packet for the guest; returns its transaction id."""
         if transaction_id is None:
             self._transaction_id += 1
             transaction_id = self._transaction_id
-        self._send(Frame("P", payload, transaction_id, completion, packet_type))
+        self._send(Frame("P", payload, transaction_id, completion, packet_type, channel))
         return transaction_id
 
     def receive(self, timeout: float = 10.0) -> Packet | None:
@@ -110,12 +116,12 @@ class Device:
         self._until(lambda: bool(self._packets), timeout)
         return self._packets.popleft() if self._packets else None
 
-    def ask(self, payload: bytes, timeout: float = 10.0) -> bytes | None:
-        """Send a request; the payload of the packet with its transaction id, others before it are dropped."""
-        wanted = self.send(payload)
+    def ask(self, payload: bytes, timeout: float = 10.0, *, channel: int = 0) -> bytes | None:
+        """Send a request; the payload of its channel's packet with its transaction id, others before it are dropped."""
+        wanted = channel, self.send(payload, channel=channel)
         end = time.monotonic() + timeout
         while packet := self.receive(end - time.monotonic()):
-            if packet.transaction_id == wanted:
+            if (packet.channel, packet.transaction_id) == wanted:
                 return packet.payload
         return None
 
@@ -131,6 +137,14 @@ class Device:
 
         self._until(told, timeout)
         return found[-1] if found else ""
+
+    def offer_subchannels(self) -> None:
+        """Offer them to the guest, which it sees behind its next message to VMBus (binding a device sends some)."""
+        self._send(Frame("N"))
+
+    def wait_subchannels(self, *numbers: int, timeout: float = 20.0) -> bool:
+        """Wait until the guest has these open, and no others."""
+        return self._until(lambda: self.open_subchannels == set(numbers), timeout)
 
     def drop_waiting(self) -> None:
         """Make the device forget the packets that wait for room in the guest's ring."""
@@ -163,8 +177,12 @@ class Device:
         self._bytes += data
         for frame in take(self._bytes):
             if frame.kind == "P":
-                packet = Packet(frame.payload, frame.packet_type, frame.number, frame.completion)
+                packet = Packet(
+                    frame.payload, frame.packet_type, frame.number, frame.completion, frame.channel
+                )
                 self._packets.append(packet)
+            elif frame.channel:
+                self._note_subchannel(frame)
             else:
                 self._note(frame.kind, frame.number, frame.payload.decode(errors="replace"))
 
@@ -174,3 +192,9 @@ class Device:
             self.open, self.opens = True, number
         elif kind == "C":
             self.open = False
+
+    def _note_subchannel(self, frame: Frame) -> None:
+        if frame.kind == "O":
+            self.open_subchannels.add(frame.channel)
+        elif frame.kind == "C":
+            self.open_subchannels.discard(frame.channel)

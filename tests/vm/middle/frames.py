@@ -19,19 +19,20 @@ class Frame(NamedTuple):
     number: int = 0  # a packet's transaction id
     completion: bool = False  # one is wanted
     packet_type: int = IN_BAND
+    channel: int = 0  # 0: the primary
 
     def encode(self) -> bytes:
         length = _HEAD.size - 4 + len(self.payload)
-        head = (length, ord(self.kind), int(self.completion), self.packet_type, 0, 0, self.number)
+        head = (length, ord(self.kind), int(self.completion), self.packet_type, 0, self.channel, self.number)
         return _HEAD.pack(*head) + self.payload
 
 
 def take(data: bytearray) -> Iterator[Frame]:
     """The whole frames at the beginning of ``data``, which are removed from it."""
     while len(data) >= _HEAD.size:
-        length, kind, flags, packet_type, _, _, number = _HEAD.unpack_from(data)
+        length, kind, flags, packet_type, _, channel, number = _HEAD.unpack_from(data)
         if len(data) < length + 4:
             return
         payload = bytes(data[_HEAD.size : length + 4])
         del data[: length + 4]
-        yield Frame(chr(kind), payload, number, bool(flags & 1), packet_type)
+        yield Frame(chr(kind), payload, number, bool(flags & 1), packet_type, channel)

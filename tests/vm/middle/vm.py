@@ -45,7 +45,9 @@ class Lab:
         self.failed: list[str] = []
         self.kept: dict[str, Any] = {}
         self._at_end = ExitStack()
-        self.devices = {name: Device(name, _RUN) for name in guest["services"]}
+        self.devices = {
+            name: Device(name, _RUN, guest["subchannels"].get(name, 0)) for name in guest["services"]
+        }
         self._start = time.monotonic()
         command = [
             "qemu-system-x86_64",

@@ -9,6 +9,7 @@ import json
 import random
 import time
 
+GUEST = {"balloon": True}  # for the boot that it shares with smoke
 SECONDS = 150
 _HOST_YEAR_2033 = 1_988_150_400
 _WRITER = "(echo frozen > /mnt/while-frozen; echo done > /tmp/written)"

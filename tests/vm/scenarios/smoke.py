@@ -6,6 +6,8 @@ from __future__ import annotations
 import struct
 
 GUEST = {"balloon": True}
+RUNS_BEFORE = "services"
+SECONDS = 60
 _NEGOTIATE, _HEARTBEAT = 0, 1
 _ANSWER = 5  # header flags of an answer: transaction, response
 

@@ -7,12 +7,13 @@ import json
 import struct
 import time
 
-GUEST = {"memory": "1G"}
+GUEST = {"memory": "1G", "subchannels": {"timesync": 1}}
 SECONDS = 300
 _NEGOTIATE, _HEARTBEAT = 0, 1
 _HVRING = "python3 -m hvring"
 _GUEST = "python3 /t/uio_guest.py"
 _MASKS_ITSELF = ("6.12.43",)
+_FILL = 1500  # packets of 1 KB, far more than ring, QEMU and socket hold
 
 
 def hv_utils_has_them_first(lab):
@@ -53,14 +54,14 @@ def bind_is_announced_by_uevents_and_not_by_inotify(lab):
 
 def bind_twice_is_bind(lab):
     _need_uio(lab)
-    first = lab.sh(f"{_bind(lab)} heartbeat kvp vss fcopy", 60)
-    lab.check(lab.sh(f"{_bind(lab)} heartbeat kvp vss fcopy") == first, f"the same again: {first}")
-    listed = lab.sh(f"{_HVRING} devices")
-    for name in ("heartbeat", "kvp", "vss", "fcopy"):
-        row = _row(listed, name)
-        lab.check(row[1] == "uio_hv_generic" and row[2].startswith("/dev/uio"), f"{name}: {row[:7]}")
+    names = ("heartbeat", "kvp", "vss", "fcopy")
+    first = lab.sh(f"{_bind(lab)} {' '.join(names)}", 60)
+    lab.check(lab.sh(f"{_bind(lab)} {' '.join(names)}") == first, f"the same again: {first}")
     rows = json.loads(lab.sh(f"{_HVRING} devices --json"))
-    sizes = {row["service"]: row["ring_size"] for row in rows if row["node"]}
+    bound = {row["service"] for row in rows if row["driver"] == "uio_hv_generic"}
+    lab.check(bound == set(names), f"bound: {bound}")
+    sizes = {row["service"]: row["ring_size"] for row in rows if (row["node"] or "").startswith("/dev/uio")}
+    lab.check(sizes.keys() == bound, f"and each has its node: {list(sizes)}")
     lab.check(sizes["kvp"] == 2 << 20 and sizes["fcopy"] in (16384, 20480), f"ring sizes: {sizes}")
     status, output = lab.try_sh(f"{_HVRING} doctor")
     lab.check(status == 1 and output.count("nobody serves it") == 4, "doctor wants them to be served")
@@ -92,16 +93,59 @@ def the_file_takes_four_bytes_and_the_mask_is_ours(lab):
     kvp = lab.devices["kvp"]
     _start(lab, "facts kvp")
     kvp.wait_open()
-    _until(lab, "grep -q ready /tmp/facts.log")
+    _await(lab, "facts", "*ready*")
     kvp.send(b"1" * 8)
-    _until(lab, "grep -q '^{' /tmp/facts.log")
-    facts = json.loads(lab.sh("tail -n 1 /tmp/facts.log"))
+    facts = _ended(lab, "facts")
     lab.check(facts["wrong_sizes"] == ["EINVAL"] * 4, f"other sizes are EINVAL: {facts['wrong_sizes']}")
     lab.check(facts["opened"] == _masks_itself(lab), f"the mask after open: {facts['opened']}")
     lab.check((facts["write_0"], facts["write_1"]) == (1, 0), "write(0) masks, write(1) unmasks")
     lab.check(facts["quiet"] is None, "no interrupt while masked")
     lab.check(facts["still_quiet"] is None, "and none for what is there when the mask goes")
     lab.check(kvp.wait_closed(), "closed")
+
+
+def the_rings_are_in_sysfs_too(lab):
+    _need_uio(lab)
+    found = json.loads(lab.sh(f"{_GUEST} ring kvp"))
+    lab.say(found)
+    lab.check(found["closed"] == "ENODEV", f"not while the channel is closed: {found['closed']}")
+    lab.check(found["listed"] == 0, "the primary is listed as channel 0, without a monitor bit")
+    lab.check(found["size"] == 4 << 20 and found["same"], "channels/<relid>/ring is uio map 0")
+    lab.check(found["offset"], "an offset is an offset")
+    lab.check(found["doubled"], "the data area can be mapped twice in a row")
+
+
+def a_subchannel_has_rings_of_its_own(lab):
+    """Offered by the host while the primary is open, as on Hyper-V, where the device's protocol asks for it."""
+    _need_uio(lab)
+    if _panics(lab):
+        lab.skip("an interrupt of a sub-channel ends this kernel")
+    timesync = lab.devices["timesync"]
+    lab.sh(f"{_bind(lab)} timesync")
+    _start(lab, "sub timesync")
+    _await(lab, "sub", "*alone*")
+    lab.check(timesync.wait_open(), "the primary is open")
+    timesync.offer_subchannels()
+    # QEMU sends the offer before it takes the guest's next message
+    shutdown = lab.devices["shutdown"].instance_guid
+    lab.sh(f"for do in unbind bind; do echo -n {shutdown} > /sys/bus/vmbus/drivers/hv_utils/$do; done")
+    if _masks_itself(lab):
+        found = _ended(lab, "sub")
+        lab.check("signals only primary" in found["refused"], f"this kernel cannot signal it: {found}")
+        return
+    lab.check(timesync.wait_subchannels(1), "the kernel opens the sub-channel")
+    _await(lab, "sub", "both")
+    for channel in (1, 0, 1):
+        echoes = (timesync.ask(b"%08d" % n, channel=channel) == b"%08d" % n for n in range(50))
+        if not lab.check(all(echoes), f"50 echoes on channel {channel}"):
+            return
+    found = _stop(lab, "timesync", "sub")
+    lab.say(found)
+    lab.check(found["second"] == "DeviceBusyError", f"a second opener: {found['second']}")
+    counts = {name: found[name]["packets_received"] for name in ("primary", "sub")}
+    lab.check(counts == {"primary": 51, "sub": 100}, f"each has its own packets: {counts}")
+    lab.check(found["closed"] == found["reopened"] == "ENODEV", "the end of the primary is its end too")
+    lab.check(timesync.wait_subchannels() and timesync.wait_closed(), "the host saw both closed")
 
 
 def an_open_device_is_not_opened_again_nor_unbound(lab):
@@ -117,15 +161,14 @@ def an_open_device_is_not_opened_again_nor_unbound(lab):
 def a_sender_waits_for_room(lab):
     _need_uio(lab)
     fcopy = lab.devices["fcopy"]
-    _start(lab, "fill fcopy 4000 1000")
+    _start(lab, f"fill fcopy {_FILL} 1000")
     lab.check(fcopy.wait_open(), "open")
-    _until(lab, "grep -q full /tmp/fill.log")  # nobody reads the device's socket: QEMU stops taking packets
+    _await(lab, "fill", "*full*")  # nobody reads the device's socket: QEMU stops taking packets
     got = []
-    while len(got) < 4000 and (packet := fcopy.receive(20)):
+    while len(got) < _FILL and (packet := fcopy.receive(20)):
         got.append(struct.unpack_from("<I", packet.payload)[0])
-    lab.check(got == list(range(4000)), f"{len(got)} of 4000 packets came, in order")
-    _until(lab, "grep -q '^{' /tmp/fill.log")
-    stats = json.loads(lab.sh("tail -n 1 /tmp/fill.log"))
+    lab.check(got == list(range(_FILL)), f"{len(got)} of {_FILL} packets came, in order")
+    stats = _ended(lab, "fill")
     lab.check(stats["ring_full"] > 0, f"the ring was full {stats['ring_full']} times")
     lab.check(fcopy.wait_closed(), "closed")
 
@@ -140,10 +183,9 @@ def a_host_waits_for_room(lab):
         fcopy.send(struct.pack("<I", n).ljust(1000, b"\0"))
     lab.say(fcopy.statistics())
     lab.check("W" in [note[0] for note in fcopy.notes[seen:]], "the host finds the ring full")
-    _until(lab, "grep -q open /tmp/late.log")
+    _await(lab, "late", "*open*")
     lab.sh("echo go > /tmp/gate")
-    _until(lab, "grep -q '^{' /tmp/late.log")
-    stats = json.loads(lab.sh("tail -n 1 /tmp/late.log"))
+    stats = _ended(lab, "late")
     lab.check(stats["in_order"] == 100, f"all 100 came in order: {stats}")
     lab.check(
         stats["room_signals_sent"] > 0, f"the host was woken for room {stats['room_signals_sent']} times"
@@ -156,9 +198,9 @@ def an_opener_waits_until_the_device_is_bound(lab):
     lab.sh(f"{_HVRING} unbind kvp")
     lab.check(lab.devices["kvp"].wait_open(), "hv_utils has kvp again")
     _start(lab, "wait kvp")
-    _until(lab, "grep -q waiting /tmp/wait.log")
+    _await(lab, "wait", "*waiting*")
     lab.sh(f"{_bind(lab)} kvp")
-    _until(lab, "grep -q opened /tmp/wait.log")
+    _await(lab, "wait", "*opened*")
     lab.say(lab.sh("cat /tmp/wait.log"))
     _stop(lab, "kvp", "wait")
 
@@ -172,18 +214,19 @@ def the_agent_serves_and_gives_back_when_it_ends(lab):
     for signal in ("TERM", "KILL"):
         opens = lab.devices["heartbeat"].opens
         _start_agent(lab)
-        _until(lab, "grep -q opened /tmp/run.log")
+        _await(lab, "run", "*opened*")
         lab.check(_beats(lab, 50), "the agent answers 50 heartbeats")
         lab.check(lab.devices["heartbeat"].opens == opens + 1, "the channel was opened anew")
-        output = lab.sh(f"{_HVRING} doctor; true")
-        lab.check("served by python3" in output, "doctor names the agent")
+        if signal == "TERM":
+            output = lab.sh(f"{_HVRING} doctor; true")
+            lab.check("served by python3" in output, "doctor names the agent")
         _end_agent(lab, signal)
         listed = lab.sh(f"{_HVRING} devices")
         lab.check(
             _row(listed, "heartbeat")[1] == ("hv_utils" if signal == "TERM" else "uio_hv_generic"),
             f"after SIG{signal}",
         )
-        lab.sh(f"cat /tmp/run.log; {_HVRING} unbind --all")
+        lab.sh("cat /tmp/run.log" if signal == "TERM" else f"{_HVRING} unbind --all")
         lab.check(_beats(lab, 1), "hv_utils has it back and answers")
     lab.check(lab.sh("cat /run/hvring/bound.json") == "{}", "nothing is remembered any more")
 
@@ -195,7 +238,7 @@ def the_agent_without_names_serves_what_is_bound(lab):
     lab.check(status == 1 and "hvring bind kvp" in output, f"nothing is bound: {output}")
     lab.sh(f"{_bind(lab)} heartbeat")
     _start_agent(lab, "")
-    _until(lab, "grep -q opened /tmp/run.log")
+    _await(lab, "run", "*opened*")
     first = json.loads(lab.sh("head -n 1 /tmp/run.log"))
     lab.check(first["serving"] == ["heartbeat"] and not first["rehearsal"], f"it says: {first}")
     lab.check(
@@ -213,13 +256,13 @@ def a_device_taken_away_ends_whoever_waits(lab):
     lab.sh(f"{_bind(lab)} vss")
     _start(lab, "taken vss")
     lab.check(device.wait_open(), "open")
-    _until(lab, "grep -q waiting /tmp/taken.log")
+    _await(lab, "taken", "*waiting*")
     lab.sh(f"echo -n {device.instance_guid} > /sys/bus/vmbus/drivers/uio_hv_generic/unbind")
-    _until(lab, "grep -q '^{' /tmp/taken.log")
-    found = json.loads(lab.sh("tail -n 1 /tmp/taken.log"))
+    found = _ended(lab, "taken")
     lab.check(found["wait"] == "ChannelRescindedError", f"wait: {found['wait']}")
     lab.check(found["select"] == "ChannelRescindedError", f"a second waiter, by asyncio: {found['select']}")
     lab.check(found["send"] == "ChannelRescindedError", f"send: {found['send']}")
+    lab.say("a mapping through sysfs:", found["sysfs"])
     lab.check(found["plain"] == "DeviceUnavailableError", f"the plain device: {found['plain']}")
     lab.sh(f"{_bind(lab)} vss")
     status, output = lab.try_sh(f"{_HVRING} doctor")
@@ -260,6 +303,7 @@ def _start(lab, words):
 
 
 def _start_agent(lab, words="heartbeat --bind"):
+    lab.sh("rm -f /tmp/run.log")  # of an earlier one
     lab.sh(f"{_HVRING} run {words} --json > /tmp/run.log 2>&1 & echo $! > /tmp/run.pid")
 
 
@@ -272,14 +316,18 @@ def _end_agent(lab, signal):
 def _stop(lab, name, program="echo"):
     """End an echo; its statistics."""
     lab.devices[name].send(b"stop")
-    _until(lab, f"grep -q '^{{' /tmp/{program}.log")
+    return _ended(lab, program)
+
+
+def _await(lab, program, pattern):
+    """Until the program's log has such a line."""
+    lab.sh(f"await /tmp/{program}.log '{pattern}'", 60)
+
+
+def _ended(lab, program):
+    """What the program found, its last line."""
+    _await(lab, program, "{*")
     return json.loads(lab.sh(f"tail -n 1 /tmp/{program}.log"))
-
-
-def _until(lab, condition, seconds=20):
-    """Until a shell condition holds in the guest; what there is in the logs if it does not."""
-    give_up = f"[ $n -lt {seconds * 10} ] || {{ tail /tmp/*.log; exit 1; }}"
-    lab.sh(f"n=0; until {condition}; do n=$((n+1)); {give_up}; sleep 0.1; done", 3 * seconds)
 
 
 def _beats(lab, count):

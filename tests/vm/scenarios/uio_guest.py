@@ -7,7 +7,10 @@ import asyncio
 import ctypes
 import errno
 import json
+import mmap
 import os
+import select
+import signal
 import struct
 import sys
 import threading
@@ -19,12 +22,15 @@ from hvring.errors import HvringError, RingFullError
 from hvring.transport import uevents
 from hvring.transport.binding import Binder
 from hvring.transport.kernels import Kernel
+from hvring.transport.subchannels import DeviceChannel, channels, map_rings, open_subchannel
 from hvring.transport.sysfs import Bus
 from hvring.transport.uevents import Uevents
 from hvring.transport.uio import UioDevice, open_channel, open_channel_async
 
 _WRITE_INDEX, _MASK = 0, 8
 _CREATED_DELETED_MOVED = 0x3C0
+_DATA = 4096  # behind the control page
+_MAP_FIXED = 0x10
 
 
 def say(**found: object) -> None:
@@ -38,6 +44,15 @@ def word(act: Callable[[], object], good: str = "opened") -> str:
     except HvringError as error:
         return type(error).__name__
     return good
+
+
+def mapped(channel: DeviceChannel) -> str:
+    """How mapping its rings through sysfs ends."""
+    try:
+        map_rings(channel).close()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "mapped"
 
 
 def node(name: str) -> str:
@@ -148,6 +163,87 @@ def facts(name: str) -> None:
     )
 
 
+def ring(name: str) -> None:
+    """The rings through sysfs."""
+    bus = Bus()
+    device = bus.find(name)
+    (primary,) = channels(bus, device)
+    closed = mapped(primary)
+    with UioDevice(node(name)) as opened:
+        memory, again = opened.map(0), map_rings(primary)
+        rx = len(memory) // 2
+        memory[_DATA : _DATA + 8] = b"from uio"
+        again[rx + _DATA : rx + _DATA + 8] = b"from sys"
+        same = again[_DATA : _DATA + 8] == b"from uio" and memory[rx + _DATA : rx + _DATA + 8] == b"from sys"
+        file = os.open(primary.path + "/ring", os.O_RDWR)
+        with mmap.mmap(file, _DATA, offset=_DATA) as page:
+            offset = page[:8] == b"from uio"
+        doubled = _doubled(file, rx + _DATA, rx - _DATA)
+        os.close(file)
+        memory.close()
+        again.close()
+    say(closed=closed, listed=primary.index, size=2 * rx, same=same, offset=offset, doubled=doubled)
+
+
+def sub(name: str) -> None:
+    """An echo on the primary and on the sub-channel that the host offers meanwhile."""
+    bus = Bus()
+    device = bus.find(name)
+    with open_channel(name) as primary:
+        print("alone", flush=True)
+        while len(found := channels(bus, device)) < 2 or found[1].rings is None:
+            time.sleep(0.05)
+        print(found[1], flush=True)
+        try:
+            second = open_subchannel(name, found[1].relid)
+        except HvringError as error:
+            say(refused=str(error))
+            return
+        with second:
+            busy = word(lambda: open_subchannel(name, found[1].relid).close())
+            print("both", flush=True)
+            stats = _echo_both(primary, second)
+    closed = mapped(found[1])
+    with open_channel(name):
+        reopened = mapped(found[1])
+    say(second=busy, closed=closed, reopened=reopened, **stats)
+
+
+def _echo_both(primary: Channel, second: Channel) -> dict[str, object]:
+    """Until one of them is told to stop; their statistics."""
+    both = (primary, second)
+    while True:
+        for channel in both:
+            for packet in channel:
+                if packet.payload.startswith(b"stop"):
+                    return {"primary": primary.stats(), "sub": second.stats()}
+                channel.send(packet.payload, transaction_id=packet.transaction_id)
+        if not any(channel.arm() for channel in both):
+            select.select(both, (), ())
+
+
+def _doubled(file: int, at: int, size: int) -> bool:
+    """Map ``size`` bytes of ``file`` from ``at`` on twice in a row: what goes in at the end of one is in the other."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, *(ctypes.c_int,) * 3, ctypes.c_long)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    start = libc.mmap(None, 2 * size, 0, flags, -1, 0)
+    for half in (start, start + size):
+        if (
+            libc.mmap(half, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_SHARED | _MAP_FIXED, file, at)
+            != half
+        ):
+            return False
+    text = b"a packet that wraps"
+    ctypes.memmove(start + size - 8, text, len(text))
+    found = ctypes.string_at(start + size, len(text) - 8) + ctypes.string_at(start + size - 8, 8)
+    wrapped = ctypes.string_at(start, len(text) - 8) + ctypes.string_at(start + 2 * size - 8, 8)
+    libc.munmap(start, 2 * size)
+    return found == wrapped == text[8:] + text[:8]
+
+
 def busy(name: str) -> None:
     """Others, while the device is open; and what the rings hold after each of three openings."""
 
@@ -198,11 +294,26 @@ def late(name: str, count: str) -> None:
         say(in_order=in_order, **channel.stats())
 
 
+def _reader_through_sysfs(name: str) -> tuple[int, int]:
+    """A process that maps the rings, and reads there when the returned pipe has a byte."""
+    bus = Bus()
+    device = bus.find(name)
+    memory = map_rings(channels(bus, device)[0])
+    wait, look = os.pipe()
+    child = os.fork()
+    if not child:
+        os.read(wait, 1)
+        os._exit(memory[0] & 0)
+    memory.close()
+    return look, child
+
+
 def taken(name: str) -> None:
     """Waits in three ways while the device is taken away."""
     path = node(name)
     with open_channel(name) as channel, UioDevice(path) as plain:
         ends: dict[str, str] = {}
+        look, child = _reader_through_sysfs(name)
 
         def wait_plain() -> None:
             ends["plain"] = word(plain.wait, "woken")
@@ -228,6 +339,9 @@ def taken(name: str) -> None:
         waiter.join()
         thread.join()
         ends["send"] = word(lambda: channel.send(b""), "sent")
+        os.write(look, b"!")
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        ends["sysfs"] = signal.Signals(-status).name if status < 0 else "read"
         say(**ends)
 
 
