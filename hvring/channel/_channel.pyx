@@ -12,8 +12,8 @@ from hvring.channel._doorbell cimport Doorbell
 from hvring.channel._sleeper cimport CLOSED, GONE, RUNG, TIME_OVER, Sleeper
 from hvring.channel._spinner cimport Spinner
 from hvring.channel.system cimport now, now_ns
-from hvring.ring._ring cimport (Packet, RingConsumer, RingProducer, copy_next, corrupt, find, hv_method,
-                                hv_stand_before, length_of, write)
+from hvring.ring._ring cimport (Claim, Packet, RingConsumer, RingProducer, copy_next, corrupt, find, hv_method,
+                                hv_stand_before, length_of, payload_bytes, write, ViewIterator)
 from hvring.ring.core cimport *
 
 from hvring.errors import (ChannelClosedError, ChannelError, ChannelRescindedError,
@@ -51,6 +51,19 @@ cdef int no_room(Channel self, int result, object payload, uint64_t transaction_
     return self.wait_room(payload, transaction_id, packet_type, flags, timeout)
 
 
+cdef inline int published(Channel self, bint due) except -1:
+    """What follows one packet that the other side can see."""
+    if hv_rare(self.wanted):
+        self.room_found()
+    self.packets_sent += 1
+    self.unchecked += 1
+    if due:
+        self.signal()
+    elif hv_rare(self.unchecked >= LIFELINE_EVERY):
+        self.check_lifeline()
+    return 0
+
+
 cdef inline bint send_one(Channel self, object payload, uint64_t transaction_id, uint16_t packet_type, uint16_t flags,
                           object timeout) except -1:
     cdef bint due
@@ -62,15 +75,21 @@ cdef inline bint send_one(Channel self, object payload, uint64_t transaction_id,
         no_room(self, result, payload, transaction_id, packet_type, flags, timeout)
     self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
     due = hv_tx_publish(&self.tx.ring)
-    if hv_rare(self.wanted):
-        self.room_found()
-    self.packets_sent += 1
-    self.unchecked += 1
-    if due:
-        self.signal()
-    elif hv_rare(self.unchecked >= LIFELINE_EVERY):
-        self.check_lifeline()
+    published(self, due)
     return due
+
+
+cdef int claim_committed(object holder, uint32_t total, bint due) except -1:
+    cdef Channel self = <Channel>holder
+    self.bytes_sent += total
+    return published(self, due)
+
+
+cdef int view_ended(object holder, uint32_t total, bint due) except -1:
+    cdef Channel self = <Channel>holder
+    self.bytes_received += total
+    self.packets_received += total != 0
+    return self.room_made() if self.rx.room_signal else 0
 
 
 cdef hv_method send_full
@@ -95,17 +114,19 @@ cdef class Channel:
     Without one the doorbell's own descriptor says so, by an error or hang-up.  ``on_close``: called once at the end.
     ``recheck_every``: seconds after which a sleeper looks again unasked, where the kernel may lose a wake-up by
     changing the mask itself (PROTOCOL 1.4); 0: never.  One thread (or one event loop) at a time; a blocked ``wait``
-    lets others run.  ``spin`` and ``spin_share``: what ``wait`` may spend on looking before it sleeps.
+    lets others run.  ``mirrored``: behind each ring its data area is mapped once more (``hvring.ring.DoubleMapping``),
+    so that what ``claim`` and ``views`` show is never a copy.  ``spin`` and ``spin_share``: what ``wait`` may spend on looking before it sleeps.
     """
 
     def __init__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
                  Doorbell doorbell not None, int lifeline=-1, Py_ssize_t control_size=4096, types=(6, 11),
-                 str name="", on_close=None, double recheck_every=0.0):
+                 str name="", on_close=None, double recheck_every=0.0, bint mirrored=False):
         if self.sleeper is not None:
             raise ChannelError("a channel cannot be initialised twice")
         self.sleeper = Sleeper(doorbell, lifeline)   # first: the lifeline is ours to close even if the ring is refused
-        self.tx = RingProducer(memory, tx_offset, ring_size, control_size=control_size)
-        self.rx = RingConsumer(memory, rx_offset, ring_size, control_size=control_size, types=types)
+        self.tx = RingProducer(memory, tx_offset, ring_size, control_size=control_size, mirrored=mirrored)
+        self.rx = RingConsumer(memory, rx_offset, ring_size, control_size=control_size, types=types,
+                               mirrored=mirrored)
         self.memory = memory
         self.doorbell = doorbell
         self.name = name
@@ -241,6 +262,19 @@ cdef class Channel:
         self.sent_many(sent, due | hv_tx_publish(&self.tx.ring))
         return sent
 
+    def claim(self, Py_ssize_t length, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
+        """Room for one packet, to be filled in place: write into its ``buffer``, then ``commit()``, which signals.
+
+        Pays from about a KiB.  RingFullError when there is no room now (``want_room``).  As a context manager it commits
+        at the end and aborts on an exception; nothing else can be sent meanwhile.
+        """
+        cdef Claim made
+        self.usable()
+        made = self.tx.claim(length, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
+        made.holder = self
+        made.told = claim_committed
+        return made
+
     cdef int sent_many(self, Py_ssize_t sent, bint due) except -1:
         """What follows a batch that was published."""
         self.packets_sent += sent
@@ -299,6 +333,37 @@ cdef class Channel:
         self.bytes_received += packet.total
         give_back(self)
         return p
+
+    @cython.critical_section
+    def recv_bytes(self):
+        """The next payload alone, as bytes, or None when there is none now."""
+        cdef hv_packet packet
+        cdef bytes payload
+        if hv_rare(self.closed):
+            self.usable()
+        if find(self.rx, &packet) == HV_EMPTY:
+            if self.rx.room_signal:
+                self.release()
+            return None
+        payload = payload_bytes(self.rx, &packet)
+        hv_rx_consume(&self.rx.ring, &packet)
+        self.packets_received += 1
+        self.bytes_received += packet.total
+        give_back(self)
+        return payload
+
+    def views(self):
+        """Iterate over what arrived without copying it out; for another side that is trusted not to change it meanwhile.
+
+        A PacketView is a read-only buffer until the next step.  Pays from about a KiB.
+        """
+        cdef ViewIterator made
+        if self.closed:
+            self.usable()
+        made = self.rx.views()
+        made.holder = self
+        made.told = view_ended
+        return made
 
     @cython.critical_section
     def recv_into(self, buffer):

@@ -13,6 +13,7 @@ from hvring.ring._ring import (
     PacketView,
     RingConsumer,
     RingProducer,
+    ViewIterator,
 )
 
 __all__ = [

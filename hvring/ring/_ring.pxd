@@ -6,7 +6,7 @@ The fast functions that need no GIL are in core.pxd.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING, PyByteArray_GET_SIZE
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_GET_SIZE
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -27,6 +27,11 @@ cdef extern from *:
 cdef extern from "quick.h":
     ctypedef object (*hv_method)(object self, PyObject *const *args, Py_ssize_t count, PyObject *names)
     hv_method hv_stand_before(PyTypeObject *type, const char *name, hv_method quick)
+
+
+# told to whoever holds the ring, to count and to signal: the ring bytes of a packet that was committed, or stepped over
+# (0 at the end of an iteration), and whether the reader must be signalled
+ctypedef int (*hv_told)(object holder, uint32_t total, bint due) except -1
 
 
 cdef class Packet:
@@ -74,6 +79,8 @@ cdef class Claim:
     cdef uint16_t flags
     cdef bint open
     cdef readonly bint signal
+    cdef object holder
+    cdef hv_told told           # NULL: nobody
     cdef int finish(self) except -1
 
 
@@ -112,6 +119,8 @@ cdef class ViewIterator:
     cdef RingConsumer consumer
     cdef PacketView current
     cdef hv_packet packet
+    cdef object holder
+    cdef hv_told told           # NULL: nobody
     cdef int drop(self) except -1
 
 
@@ -183,6 +192,12 @@ cdef inline int copy_next(RingConsumer self, object buffer, hv_packet *packet) e
         hv_rx_copy(&self.ring, packet, <uint8_t *>PyByteArray_AS_STRING(buffer))
         hv_rx_consume(&self.ring, packet)
     return result
+
+
+cdef inline bytes payload_bytes(RingConsumer self, const hv_packet *packet):
+    cdef bytes payload = PyBytes_FromStringAndSize(NULL, packet.length)
+    hv_rx_copy(&self.ring, packet, <uint8_t *>PyBytes_AS_STRING(payload))
+    return payload
 
 
 cdef inline object length_of(RingConsumer self, const hv_packet *packet):

@@ -52,12 +52,6 @@ cdef inline void release_quarter(RingConsumer self) noexcept:
         release(self)
 
 
-cdef inline bytes payload_bytes(RingConsumer self, const hv_packet *packet):
-    cdef bytes payload = PyBytes_FromStringAndSize(NULL, packet.length)
-    hv_rx_copy(&self.ring, packet, <uint8_t *>PyBytes_AS_STRING(payload))
-    return payload
-
-
 cdef inline Packet take_packet(RingConsumer self, const hv_packet *packet):
     cdef Packet p = Packet.__new__(Packet)
     p.type = packet.type

@@ -31,7 +31,8 @@ cdef class Claim:
         return 0
 
     def commit(self, length=None) -> bool:
-        """Publish the packet, cut to ``length`` bytes if given.  True: the other side must be signalled.
+        """Publish the packet, cut to ``length`` bytes if given.  True: the other side must be signalled; of a channel's
+        claim: it was signalled.
 
         Raises BufferError while slices of ``buffer`` are held, RingError when the claim is over.
         """
@@ -47,6 +48,8 @@ cdef class Claim:
                        <const uint8_t *>PyByteArray_AS_STRING(self.staging), n)
         hv_tx_frame(ring, n, self.transaction_id, self.packet_type, self.flags)
         self.signal = hv_tx_publish(ring)
+        if self.told != NULL:
+            self.told(self.holder, hv_tx_total(n), self.signal)
         return self.signal
 
     def abort(self) -> None:

@@ -69,6 +69,8 @@ cdef class ViewIterator:
             need_open(self.consumer.held)
             hv_rx_consume(&self.consumer.ring, &self.packet)
             release_quarter(self.consumer)
+            if self.told != NULL:
+                self.told(self.holder, self.packet.total, False)
         return 0
 
     def __next__(self):
@@ -81,6 +83,8 @@ cdef class ViewIterator:
         self.consumer = None    # at the end of what there is, and after an error
         c.viewing = False
         if find(c, &p) == HV_EMPTY:
+            if self.told != NULL:
+                self.told(self.holder, 0, False)
             raise StopIteration
         self.consumer = c
         c.viewing = True
@@ -107,6 +111,8 @@ cdef class ViewIterator:
             self.consumer = None
             need_open(c.held)
             release(c)
+            if self.told != NULL:
+                self.told(self.holder, 0, False)
 
     def __dealloc__(self):
         # dropped in the middle: the packet in hand stays unread, the ring can be read again

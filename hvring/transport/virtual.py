@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 from hvring.channel import Channel, EventfdDoorbell
 from hvring.errors import EndpointError, RingCorruptError
+from hvring.ring import DoubleMapping
 from hvring.transport.endpoint import (
     DESCRIPTORS,
     EndpointUnavailableError,
@@ -43,19 +44,25 @@ _LAST_PAUSE: Final = 1.0
 
 
 def connect(
-    path: str | os.PathLike[str], service: str, *, timeout: float | None = 10.0, wait: bool = False
+    path: str | os.PathLike[str],
+    service: str,
+    *,
+    timeout: float | None = 10.0,
+    wait: bool = False,
+    mirrored: bool = False,
 ) -> Channel:
     """Open a channel to the virtual host at ``path``; blocks at most ``timeout`` seconds (None: for ever).
 
     ``service`` is a name or a class GUID. With ``wait`` the call lasts until a host listens there, offers
-    the service and has it free. Raises EndpointError, of it EndpointUnavailableError where a later attempt
+    the service and has it free. ``mirrored`` maps each ring's data twice where that is possible, so that what
+    ``Channel.claim`` and ``Channel.views`` show is never a copy. Raises EndpointError, of it EndpointUnavailableError where a later attempt
     may succeed.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     last = _timed_out(path, service)
     for pause in _pauses():
         try:
-            with Handshake(path, service, wait=wait) as handshake:
+            with Handshake(path, service, wait=wait, mirrored=mirrored) as handshake:
                 channel = None
                 if handshake.start():
                     _await_readable(handshake, deadline)
@@ -74,7 +81,12 @@ def connect(
 
 
 async def connect_async(
-    path: str | os.PathLike[str], service: str, *, timeout: float | None = 10.0, wait: bool = False
+    path: str | os.PathLike[str],
+    service: str,
+    *,
+    timeout: float | None = 10.0,
+    wait: bool = False,
+    mirrored: bool = False,
 ) -> Channel:
     """As :func:`connect`, for asyncio; may be cancelled at any time."""
     import asyncio
@@ -84,7 +96,7 @@ async def connect_async(
         async with asyncio.timeout(timeout):
             for pause in _pauses():
                 try:
-                    with Handshake(path, service, wait=wait) as handshake:
+                    with Handshake(path, service, wait=wait, mirrored=mirrored) as handshake:
                         channel = None
                         if handshake.start():
                             await _readable(asyncio.get_running_loop(), handshake)
@@ -108,10 +120,13 @@ class Handshake:
     ``close()`` at the end in any case (the channel keeps what it needs).
     """
 
-    def __init__(self, path: str | os.PathLike[str], service: str, *, wait: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], service: str, *, wait: bool = False, mirrored: bool = False
+    ) -> None:
         self.path = os.fspath(path)
         self.service = service
         self._wait = wait
+        self._mirrored = mirrored
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket.setblocking(False)
 
@@ -145,7 +160,7 @@ class Handshake:
                 )
             reply = OfferReply.decode(data)
             _check_class(self.service, reply)
-            return _open(reply, descriptors, self._socket)
+            return _open(reply, descriptors, self._socket, self._mirrored)
         finally:
             close_all(descriptors)
 
@@ -200,11 +215,20 @@ class Offer:
         close_all(self._descriptors)
 
 
-def _open(reply: OfferReply, descriptors: list[int], connection: socket.socket) -> Channel:
+def _open(
+    reply: OfferReply, descriptors: list[int], connection: socket.socket, mirrored: bool = False
+) -> Channel:
     """A channel over what the host sent; takes copies of what it needs."""
     if len(descriptors) != DESCRIPTORS:
         raise EndpointError(f"the host sent {len(descriptors)} descriptors, {DESCRIPTORS} belong to an offer")
-    memory = _map(descriptors[0], 2 * reply.ring_size)
+    memory: mmap.mmap | DoubleMapping = _map(descriptors[0], 2 * reply.ring_size)
+    stride = reply.ring_size
+    if mirrored:
+        try:
+            memory = DoubleMapping(descriptors[0], reply.ring_size)
+            stride = memory.stride
+        except (OSError, ValueError):  # sizes that are no pages, say: packets that wrap are copied
+            mirrored = False
     for descriptor in descriptors[1:]:
         _check_event(descriptor)
     own: list[int] = []
@@ -220,13 +244,15 @@ def _open(reply: OfferReply, descriptors: list[int], connection: socket.socket) 
             memory,
             ring_size=reply.ring_size,
             tx_offset=0,
-            rx_offset=reply.ring_size,
+            rx_offset=stride,
+            mirrored=mirrored,
             doorbell=EventfdDoorbell(signal, wake),
             lifeline=lifeline,
             name=BY_CLASS[reply.class_guid].name if reply.class_guid in BY_CLASS else reply.class_guid,
         )
     except RingCorruptError:
-        memory.close()  # the error's traceback would keep it for a while
+        if isinstance(memory, mmap.mmap):
+            memory.close()  # the error's traceback would keep it for a while
         raise
 
 
