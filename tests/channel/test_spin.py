@@ -340,7 +340,8 @@ def test_no_wake_up_is_lost_between_two_processes(ours, theirs, share, link, pee
             peer.pause(rng)
         mine, other = host.stats(), counters(guest)
         elapsed = time.monotonic_ns() - start
-    assert 0 < mine["spins_won"] <= mine["spins"]
+    # won: perhaps none, where the scheduler leaves both processes on one processor
+    assert mine["spins_won"] <= mine["spins"] > 0
     assert mine["spun_ns"] <= share * elapsed + BURST
     assert mine["signals_received"] <= other["signals_sent"]
     assert other["signals_sent"] <= mine["armed"] + 1
