@@ -115,7 +115,8 @@ cdef class Channel:
     ``recheck_every``: seconds after which a sleeper looks again unasked, where the kernel may lose a wake-up by
     changing the mask itself (PROTOCOL 1.4); 0: never.  One thread (or one event loop) at a time; a blocked ``wait``
     lets others run.  ``mirrored``: behind each ring its data area is mapped once more (``hvring.ring.DoubleMapping``),
-    so that what ``claim`` and ``views`` show is never a copy.  ``spin`` and ``spin_share``: what ``wait`` may spend on looking before it sleeps.
+    so that what ``claim`` and ``views`` show is never a copy.  ``spin`` and ``spin_share``: what ``wait`` may spend on
+    looking before it sleeps.
     """
 
     def __init__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
@@ -265,8 +266,8 @@ cdef class Channel:
     def claim(self, Py_ssize_t length, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
         """Room for one packet, to be filled in place: write into its ``buffer``, then ``commit()``, which signals.
 
-        Pays from about a KiB.  RingFullError when there is no room now (``want_room``).  As a context manager it commits
-        at the end and aborts on an exception; nothing else can be sent meanwhile.
+        Pays from about a KiB.  RingFullError when there is no room now (``want_room``).  As a context manager it
+        commits at the end and aborts on an exception; nothing else can be sent meanwhile.
         """
         cdef Claim made
         self.usable()
@@ -353,7 +354,7 @@ cdef class Channel:
         return payload
 
     def views(self):
-        """Iterate over what arrived without copying it out; for another side that is trusted not to change it meanwhile.
+        """Iterate over what arrived without copying it; for another side that is trusted not to change it meanwhile.
 
         A PacketView is a read-only buffer until the next step.  Pays from about a KiB.
         """

@@ -24,6 +24,7 @@ __all__ = [
     "PacketView",
     "RingConsumer",
     "RingProducer",
+    "ViewIterator",
     "get_include",
 ]
 

@@ -55,8 +55,9 @@ def connect(
 
     ``service`` is a name or a class GUID. With ``wait`` the call lasts until a host listens there, offers
     the service and has it free. ``mirrored`` maps each ring's data twice where that is possible, so that what
-    ``Channel.claim`` and ``Channel.views`` show is never a copy. Raises EndpointError, of it EndpointUnavailableError where a later attempt
-    may succeed.
+    ``Channel.claim`` and ``Channel.views`` show is never a copy.
+
+    Raises EndpointError, of it EndpointUnavailableError where a later attempt may succeed.
     """
     deadline = None if timeout is None else time.monotonic() + timeout
     last = _timed_out(path, service)

@@ -17,7 +17,7 @@ import threading
 import pytest
 
 from hvring.errors import ChannelRescindedError, EndpointError, RingCorruptError
-from hvring.ring import RingConsumer, RingProducer
+from hvring.ring import DoubleMapping, RingConsumer, RingProducer
 from hvring.transport.endpoint import EndpointUnavailableError, OfferReply, OpenRequest
 from hvring.transport.virtual import Handshake, Offer, connect, connect_async
 from hvring.vmbus import BY_NAME
@@ -116,6 +116,33 @@ def test_packets_cross_in_both_directions(host):
         os.eventfd_write(host.offer.host_event, 1)
         assert channel.wait(10)
         assert channel.recv().payload[:9] == b"from host"
+
+
+def test_a_mirrored_channel_shows_what_wraps_in_one_piece(host):
+    host.answer(host.grant)
+    with connect(host.path, "kvp", timeout=10, mirrored=True) as channel:
+        from_guest = RingConsumer(host.offer.memory, 0, RING)
+        to_guest = RingProducer(host.offer.memory, RING, RING)
+        for n in range(40):  # 1,024 bytes each: the rings' 12 KiB are gone round three times
+            payload = bytes([n]) * 1000
+            with channel.claim(1000) as claim:
+                claim.buffer[:] = payload
+            assert from_guest.recv().payload == payload
+            to_guest.send(payload)
+            assert [bytes(view) for view in channel.views()] == [payload]
+
+
+def test_where_rings_cannot_be_mapped_twice_they_are_mapped_once(host, monkeypatch):
+    def larger_pages(fd: int, ring_size: int) -> DoubleMapping:
+        return DoubleMapping(fd, ring_size, control_size=512)  # what 4096 is to pages of 64 KiB
+
+    monkeypatch.setattr("hvring.transport.virtual.DoubleMapping", larger_pages)
+    host.answer(host.grant)
+    with connect(host.path, "kvp", timeout=10, mirrored=True) as channel:
+        from_guest = RingConsumer(host.offer.memory, 0, RING)
+        with channel.claim(8) as claim:
+            claim.buffer[:] = b"all same"
+        assert from_guest.recv().payload == b"all same"
 
 
 def test_a_service_can_be_asked_for_by_class_guid(host):
