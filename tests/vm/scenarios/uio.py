@@ -262,7 +262,7 @@ def a_device_taken_away_ends_whoever_waits(lab):
     lab.check(found["wait"] == "ChannelRescindedError", f"wait: {found['wait']}")
     lab.check(found["select"] == "ChannelRescindedError", f"a second waiter, by asyncio: {found['select']}")
     lab.check(found["send"] == "ChannelRescindedError", f"send: {found['send']}")
-    lab.say("a mapping through sysfs:", found["sysfs"])
+    lab.check(found["sysfs"] == "SIGBUS", f"a mapping through sysfs: {found['sysfs']}")
     lab.check(found["plain"] == "DeviceUnavailableError", f"the plain device: {found['plain']}")
     lab.sh(f"{_bind(lab)} vss")
     status, output = lab.try_sh(f"{_HVRING} doctor")
