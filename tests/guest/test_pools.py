@@ -233,21 +233,20 @@ def test_a_file_whose_stamp_we_may_not_set_is_read_again(pool: Pool, monkeypatch
         assert pool.get("k") == f"not {n}"
 
 
+@pytest.mark.parametrize(("fraction", "trusted"), [(0, False), (1, True)])
 def test_a_stamp_in_whole_seconds_is_not_trusted_as_soon_as_a_finer_one(
-    pool: Pool, monkeypatch: pytest.MonkeyPatch
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, fraction: int, trusted: bool
 ) -> None:
     second = 10**9
     pool.set("k", "v")
-    for stamp, trusted in ((5 * second, False), (5 * second + 1, True)):
-        os.utime(pool.path, ns=(0, stamp))
-        with monkeypatch.context() as patch:
-            patch.setattr(pools.time, "time_ns", lambda: 6 * second)
-            assert pool.get("k") == "v"
-            opened: list[object] = []
-            really_open = os.open
-            patch.setattr(os, "open", lambda *a, **k: opened.append(a) or really_open(*a, **k))
-            assert pool.get("k") == "v"
-            assert bool(opened) is not trusted
+    os.utime(pool.path, ns=(0, 5 * second + fraction))
+    monkeypatch.setattr(pools.time, "time_ns", lambda: 6 * second)
+    assert pool.get("k") == "v"
+    opened: list[object] = []
+    really_open = os.open
+    monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(a) or really_open(*a, **k))
+    assert pool.get("k") == "v"
+    assert bool(opened) is not trusted
 
 
 def test_a_file_that_was_replaced_or_removed_is_noticed(pool: Pool) -> None:
