@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C peers of the agent: the in-tree daemons out of Debian's package, unmodified, with a socket for a kernel device."""
+"""The C peers of the agent: the in-tree daemons of a Debian package, unmodified, with a socket for a kernel device."""
 
 from __future__ import annotations
 

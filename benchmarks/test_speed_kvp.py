@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data exchange per request against the in-tree hv_kvp_daemon: does the time grow with the pool?
 
-Both are whole programs, in a process of their own on another processor, driven by one request after the other: ours over
-a channel, the daemon over a socket in the place of its kernel device.
+Both are whole programs, in a process of their own on another processor, driven by one request after the other: ours
+over a channel, the daemon over a socket in the place of its kernel device.
 """
 
 from __future__ import annotations

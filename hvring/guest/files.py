@@ -141,11 +141,12 @@ class _Part:
         self._check_open()
         if offset < 0 or offset + len(data) > self.limit:
             raise EffectError(f"{self.path}: {len(data)} bytes at {offset} are out of bounds")
-        rest = memoryview(data)
-        with _explained(self.path):
-            while rest:
-                done = os.pwrite(self.fd, rest, offset)
-                rest, offset = rest[done:], offset + done
+        try:
+            done = os.pwrite(self.fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self.fd, memoryview(data)[done:], offset + done)
+        except OSError as problem:
+            raise _explanation(self.path, problem) from problem
 
     def complete(self) -> str:
         """Give the file its name and return its path; EffectError, e.g. ALREADY_EXISTS, removes it."""
@@ -249,9 +250,13 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        status = FAIL
-        if problem.errno == errno.EEXIST:
-            status = ALREADY_EXISTS
-        elif problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            status = DISK_FULL
-        raise EffectError(f"{path}: {problem.strerror}", status) from problem
+        raise _explanation(path, problem) from problem
+
+
+def _explanation(path: str, problem: OSError) -> EffectError:
+    status = FAIL
+    if problem.errno == errno.EEXIST:
+        status = ALREADY_EXISTS
+    elif problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        status = DISK_FULL
+    return EffectError(f"{path}: {problem.strerror}", status)
