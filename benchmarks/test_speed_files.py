@@ -22,6 +22,7 @@ from agents import RunningAgent, command, environment
 from daemons import Daemon
 from dpdk import Unavailable
 from measure import Run, in_turns
+from processes import spent
 
 from hvring.host.testing import ThreadedHost, running_host
 from hvring.ic.fcopy import CHUNK, NO_ID, CompleteCopy, FcopyFlag, FcopyOperation, StartCopy, WriteChunk
@@ -29,16 +30,6 @@ from hvring.ic.frame import Frame, MessageType
 
 SIZE = 2048 * CHUNK  # 12 MiB
 GIB = 1 << 30
-
-
-def spent(*pids: int) -> float:
-    """Processor seconds of all threads of these processes."""
-    total = 0
-    for pid in pids:
-        for thread in os.listdir(f"/proc/{pid}/task"):
-            with open(f"/proc/{pid}/task/{thread}/schedstat", encoding="ascii") as file:
-                total += int(file.read().split()[0])
-    return total / 1e9
 
 
 def pieces(data: bytes) -> Iterator[bytes]:
