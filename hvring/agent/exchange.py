@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import Final
 
 from hvring.channel import Channel
@@ -13,7 +14,8 @@ from hvring.services import Reply, Service
 
 log = logging.getLogger("hvring.agent")
 
-BATCH: Final = 64  # packets of one service before the others get their turn
+BATCH: Final = 64  # packets of one service before the others get their turn,
+TURN: Final = 0.002  # or seconds after which no more packets are begun
 ROOM_RECHECK: Final = 0.05  # seconds; a host may forget to wake a writer (PROTOCOL §8)
 
 
@@ -31,12 +33,13 @@ class Exchange:
         self._held: tuple[Reply, int] | None = None
 
     def pump(self, limit: int = BATCH) -> bool:
-        """Answer up to ``limit`` packets.  True: call again soon; False: sleep until the channel is readable.
+        """Answer some packets, ``limit`` at most.  True: call again soon; False: sleep until the channel is readable.
 
         Raises ChannelRescindedError and RingCorruptError, after which the channel is of no use.
         """
         channel = self.channel
         channel.mask()
+        until = time.monotonic() + TURN
         for _ in range(limit):
             if self._held is not None and not self._send_held():
                 channel.arm()  # takes the wake-up; what can be read has to wait
@@ -48,6 +51,8 @@ class Exchange:
                 channel.mask()
             else:
                 self._answer(packet)
+                if time.monotonic() >= until:
+                    break
         return True
 
     @property
