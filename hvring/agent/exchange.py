@@ -15,7 +15,7 @@ from hvring.services import Reply, Service
 log = logging.getLogger("hvring.agent")
 
 BATCH: Final = 64  # packets of one service before the others get their turn,
-TURN: Final = 0.002  # or seconds after which no more packets are begun
+TURN: Final = 0.001  # or seconds after which no more packets are begun
 ROOM_RECHECK: Final = 0.05  # seconds; a host may forget to wake a writer (PROTOCOL §8)
 
 
