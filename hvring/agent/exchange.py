@@ -32,14 +32,16 @@ class Exchange:
         self.dropped = 0  # answers that no ring of this size can take
         self._held: tuple[Reply, int] | None = None
 
-    def pump(self, limit: int = BATCH) -> bool:
-        """Answer some packets, ``limit`` at most.  True: call again soon; False: sleep until the channel is readable.
+    def pump(self, limit: int = BATCH, seconds: float = TURN) -> bool:
+        """Answer some packets: ``limit`` at most, and none more after ``seconds``.
+
+        True: call again soon; False: sleep until the channel is readable.
 
         Raises ChannelRescindedError and RingCorruptError, after which the channel is of no use.
         """
         channel = self.channel
         channel.mask()
-        until = time.monotonic() + TURN
+        until = time.monotonic() + seconds
         for _ in range(limit):
             if self._held is not None and not self._send_held():
                 channel.arm()  # takes the wake-up; what can be read has to wait
