@@ -84,7 +84,8 @@ class Pool:
     """One pool file; a missing one is an empty pool. Safe to use from several threads and processes.
 
     Of records with the same key the first counts. Text that is not UTF-8 (only other programs write it) is
-    read with replacement characters. Every method raises EffectError when the file cannot be used.
+    read with replacement characters. Every method raises EffectError when the file cannot be used, and of it
+    EffectBusyError when another program keeps it locked.
     """
 
     def __init__(
@@ -245,10 +246,16 @@ class PoolStore:
     """The five pools of a directory, and what is made up on demand: a :class:`KvpStore`."""
 
     def __init__(
-        self, directory: str | os.PathLike[str] = DIRECTORY, *, identity: Identity | None = None
+        self,
+        directory: str | os.PathLike[str] = DIRECTORY,
+        *,
+        identity: Identity | None = None,
+        patience: float = 2.0,
     ) -> None:
+        """``patience``: seconds to wait for other programs' locks; 0: EffectBusyError at once."""
         self.directory = os.fspath(directory)
-        self.pools = tuple(Pool(os.path.join(self.directory, f".kvp_pool_{n}")) for n in POOLS)
+        paths = [os.path.join(self.directory, f".kvp_pool_{n}") for n in POOLS]
+        self.pools = tuple(Pool(path, patience=patience) for path in paths)
         self._identity = identity or Identity()
 
     def create(self) -> None:

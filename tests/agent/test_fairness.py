@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host that never stops sending on one channel does not keep the agent from the others."""
+"""Neither a host that never stops sending on one channel nor a slow answer keeps the agent from the others."""
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from hvring.agent import Agent
 from hvring.agent.exchange import BATCH
 from hvring.channel import Channel, EventfdDoorbell
 from hvring.errors import RingFullError
+from hvring.host import HostError
 from hvring.ic import Frame, MessageType
 from hvring.ic import Heartbeat as Beat
 from hvring.services import Heartbeat, Reply
@@ -125,3 +127,41 @@ def test_a_beat_waits_for_a_bounded_part_of_a_flood_however_long_that_goes_on(ho
     asyncio.run(main())
     assert flooded.served > 50
     assert max(beating.waited) <= 2 * BATCH, beating.waited
+
+
+def test_a_pool_that_another_program_keeps_locked_holds_up_nobody_else(both) -> None:
+    async def main() -> None:
+        async with both("kvp", "timesync") as pair, asyncio.timeout(60):
+            await pair.host.kvp.set("k", "before")
+            with open(pair.pools / ".kvp_pool_0", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                change = asyncio.create_task(pair.host.kvp.set("k", "after"))
+                for _ in range(5):
+                    await pair.host.timesync.sample()
+                    assert not change.done()
+                fcntl.flock(file, fcntl.LOCK_UN)
+            await change
+            assert await pair.host.kvp.get("k") == "after"
+            assert not pair.host.violations
+
+    asyncio.run(main())
+
+
+def test_a_channel_may_end_while_an_answer_is_waited_for(both) -> None:
+    async def main() -> None:
+        async with both("kvp") as pair, asyncio.timeout(60):
+            await pair.host.kvp.set("k", "before")
+            with open(pair.pools / ".kvp_pool_0", "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                change = asyncio.create_task(pair.host.kvp.set("k", "after"))
+                kvp = pair.agent.services["kvp"]
+                while kvp.counters.requests < 3:  # negotiation, a change, and this one
+                    await asyncio.sleep(0)
+                await pair.host.set_offered("kvp", False)
+                with pytest.raises(HostError):
+                    await change
+                await pair.host.set_offered("kvp", True)
+                await pair.host.wait_ready("kvp")
+            assert await pair.host.kvp.get("k") == "before"
+
+    asyncio.run(main())
