@@ -31,9 +31,7 @@ class Exchange:
         self.service: Final = service
         self.dropped = 0  # answers that no ring of this size can take
         self._held: tuple[Reply, int] | None = None
-        self._later: tuple[Later, int, float] | None = (
-            None  # when to ask for it again, of the monotonic clock
-        )
+        self._later: tuple[Later, int, float] | None = None  # and when to ask again, monotonic
 
     def pump(self, limit: int = BATCH, seconds: float = TURN) -> bool:
         """Answer some packets: ``limit`` at most, and none more after ``seconds``.
