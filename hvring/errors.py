@@ -66,3 +66,7 @@ class EffectError(HvringError):
     def __init__(self, message: str, status: int = 0x80004005) -> None:
         super().__init__(message)
         self.status = status
+
+
+class EffectBusyError(EffectError):
+    """Something that the effect needs is in use; nothing was done, and the same attempt may work a moment later."""

@@ -119,6 +119,9 @@ class _Line:
         self._told: object = None
         self._ended: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._again: asyncio.Handle | None = (
+            None  # the turn that comes after the other channels have had theirs
+        )
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -186,7 +189,7 @@ class _Line:
         self.service.reset()
         self._tell(EventKind.OPENED)
         descriptor = channel.fileno()
-        loop.add_reader(descriptor, self._ready)
+        loop.add_reader(descriptor, self._readable)
         self.opened.set()
         try:
             self._ready()  # the host may have spoken before anybody listened (PROTOCOL §1.7)
@@ -196,15 +199,25 @@ class _Line:
             self._told = None
             self._ended.cancel()
             loop.remove_reader(descriptor)
-            if self._timer is not None:
-                self._timer.cancel()
+            for handle in (self._timer, self._again):
+                if handle is not None:
+                    handle.cancel()
+            self._timer = self._again = None
             try:
                 self.service.reset()
             finally:
                 channel.close()
 
+    def _readable(self) -> None:
+        """The doorbell rang, and goes on ringing until the channel is armed: that makes no more turns."""
+        if self._again is None:
+            self._ready()
+
     def _ready(self) -> None:
         """The channel is readable, or time is up: go on.  Never raises; an end goes to whoever awaits it."""
+        if self._again is not None:
+            self._again.cancel()  # a timer may have been faster: one chain of turns, never two
+            self._again = None
         exchange, ended = self._exchange, self._ended
         if exchange is None or ended is None or ended.done():
             return
@@ -212,7 +225,7 @@ class _Line:
         try:
             self.service.tick()
             if exchange.pump():
-                loop.call_soon(self._ready)
+                self._again = loop.call_soon(self._ready)
             elif self.service.negotiated is not self._told:
                 self._told = self.service.negotiated
                 if self.service.negotiated is not None:

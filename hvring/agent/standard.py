@@ -60,9 +60,10 @@ def _heartbeat(effects: Effects) -> Service:
 
 
 def _kvp(effects: Effects) -> Service:
-    store = PoolStore(effects.pool_directory)
-    store.create()
-    return Kvp(store)
+    PoolStore(effects.pool_directory).create()
+    return Kvp(
+        PoolStore(effects.pool_directory, patience=0)
+    )  # it asks again itself; the other services go on
 
 
 def _vss(effects: Effects) -> Service:

@@ -7,6 +7,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 from typing import Final
 
 import hvring
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     chosen = next((word for word in words if not word.startswith("-")), None)
     for name, summary in COMMANDS.items():
         if name == chosen:
-            importlib.import_module(f"hvring.cli.{name}").add_parser(commands)
+            _module(name).add_parser(commands)
         else:
             commands.add_parser(name, help=summary)
     args = parser.parse_args(words)
@@ -46,3 +47,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output left, as `head` does
         sys.stderr.close()
         return 1
+
+
+def _module(name: str) -> ModuleType:
+    """The module of a command.
+
+    ``run`` stays for as long as the machine: its asyncio comes without TLS, which nothing there speaks and which takes
+    four megabytes.
+    """
+    spared = name == "run" and not {"asyncio", "ssl"} & sys.modules.keys()
+    if spared:
+        sys.modules["ssl"] = None  # type: ignore[assignment]  # to import it is an error now, as where it is missing
+    try:
+        return importlib.import_module(f"hvring.cli.{name}")
+    finally:
+        if spared:
+            del sys.modules["ssl"]

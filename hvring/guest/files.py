@@ -29,6 +29,9 @@ _PART_PREFIX: Final = ".hvring-"
 _PART_SUFFIX: Final = ".part"
 _LARGEST_OFFSET: Final = (1 << 63) - 1
 
+#: Bytes after which the disk is told to begin with them: the fsync at the end is then a matter of the last few.
+WRITE_OUT: Final = 4 << 20
+
 
 class Incoming(Protocol):
     """One file on its way in."""
@@ -135,17 +138,36 @@ class _Part:
     mode: int
     sync: bool
     limit: int
+    waiting: int = 0  # bytes that the disk was not told about,
+    lowest: int = _LARGEST_OFFSET  # and between which offsets they lie
+    highest: int = 0
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of ``data``; EffectError with status DISK_FULL or FAIL, what was written stays."""
         self._check_open()
         if offset < 0 or offset + len(data) > self.limit:
             raise EffectError(f"{self.path}: {len(data)} bytes at {offset} are out of bounds")
-        rest = memoryview(data)
-        with _explained(self.path):
-            while rest:
-                done = os.pwrite(self.fd, rest, offset)
-                rest, offset = rest[done:], offset + done
+        try:
+            done = os.pwrite(self.fd, data, offset)
+            while done < len(data):
+                done += os.pwrite(self.fd, memoryview(data)[done:], offset + done)
+        except OSError as problem:
+            raise _explanation(self.path, problem) from problem
+        if self.sync:
+            self._begin_write_out(offset, len(data))
+
+    def _begin_write_out(self, offset: int, size: int) -> None:
+        """Now and then, have the kernel begin to write out what came; nothing waits for it."""
+        self.waiting += size
+        self.lowest = min(self.lowest, offset)
+        self.highest = max(self.highest, offset + size)
+        if self.waiting < WRITE_OUT:
+            return
+        try:
+            os.posix_fadvise(self.fd, self.lowest, self.highest - self.lowest, os.POSIX_FADV_DONTNEED)
+        except OSError:
+            pass  # a file system that takes no advice: fsync will do it all
+        self.waiting, self.lowest, self.highest = 0, _LARGEST_OFFSET, 0
 
     def complete(self) -> str:
         """Give the file its name and return its path; EffectError, e.g. ALREADY_EXISTS, removes it."""
@@ -249,9 +271,13 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as problem:
-        status = FAIL
-        if problem.errno == errno.EEXIST:
-            status = ALREADY_EXISTS
-        elif problem.errno in (errno.ENOSPC, errno.EDQUOT):
-            status = DISK_FULL
-        raise EffectError(f"{path}: {problem.strerror}", status) from problem
+        raise _explanation(path, problem) from problem
+
+
+def _explanation(path: str, problem: OSError) -> EffectError:
+    status = FAIL
+    if problem.errno == errno.EEXIST:
+        status = ALREADY_EXISTS
+    elif problem.errno in (errno.ENOSPC, errno.EDQUOT):
+        status = DISK_FULL
+    return EffectError(f"{path}: {problem.strerror}", status)

@@ -16,14 +16,14 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from hvring.errors import EffectError
+from hvring.errors import EffectBusyError
 
 _LONGEST_NAP = 0.02
 
 
 @contextmanager
 def locked(fd: int, *, exclusive: bool, patience: float) -> Iterator[None]:
-    """Hold both locks of an open file; EffectError if another program keeps one for longer than ``patience``.
+    """Hold both locks of an open file; EffectBusyError if another program keeps one for longer than ``patience``.
 
     An exclusive lock needs a descriptor open for writing, a shared one for reading.
     """
@@ -57,6 +57,6 @@ def _retry(attempt: Callable[[], object], give_up_at: float) -> None:
             if problem.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
         if time.monotonic() >= give_up_at:
-            raise EffectError("the pool file is locked by another program")
+            raise EffectBusyError("the pool file is locked by another program")
         time.sleep(nap)
         nap = min(2 * nap, _LONGEST_NAP)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
@@ -38,8 +38,10 @@ FILE_MODE: Final = 0o644
 FAIL: Final = 0x80004005
 DISK_FULL: Final = 0x80070070
 
-#: Time stamps of files are no finer than this, in nanoseconds.
+#: The kernel's time stamps of files lag behind the clock by less than this, in nanoseconds.
 _STAMP_GRAIN: Final = 50_000_000
+#: The same where the file system keeps whole seconds only.
+_COARSE_GRAIN: Final = 2_000_000_000
 
 
 class KvpStore(Protocol):
@@ -82,7 +84,8 @@ class Pool:
     """One pool file; a missing one is an empty pool. Safe to use from several threads and processes.
 
     Of records with the same key the first counts. Text that is not UTF-8 (only other programs write it) is
-    read with replacement characters. Every method raises EffectError when the file cannot be used.
+    read with replacement characters. Every method raises EffectError when the file cannot be used, and of it
+    EffectBusyError when another program keeps it locked.
     """
 
     def __init__(
@@ -122,7 +125,11 @@ class Pool:
             place = now.places.get(wanted, len(now))
             if place >= self._max_records:
                 raise PoolLimitError(f"{self.path} is full: {len(now)} records", DISK_FULL)
-            _write(fd, record, place * RECORD_SIZE)
+            start = place * RECORD_SIZE
+            _write(fd, record, start)
+            now.image[start : start + RECORD_SIZE] = record
+            now.places.setdefault(wanted, place)
+            self._remember(fd, now)
 
     def delete(self, key: str) -> bool:
         """Remove the first record of ``key``; the ones behind it move up. False if it is not there."""
@@ -134,8 +141,10 @@ class Pool:
             if place is None:
                 return False
             offset = place * RECORD_SIZE
-            _write(fd, now.image[offset + RECORD_SIZE :], offset)
-            os.ftruncate(fd, len(now.image) - RECORD_SIZE)
+            image = now.image[:offset] + now.image[offset + RECORD_SIZE :]
+            _write(fd, image[offset:], offset)
+            os.ftruncate(fd, len(image))
+            self._remember(fd, _Snapshot(now.stamp, False, image, _index(image)))
             return True
 
     def create(self) -> None:
@@ -162,7 +171,7 @@ class Pool:
 
     @contextmanager
     def _writing(self) -> Iterator[tuple[int, _Snapshot]]:
-        """The file locked, its content just read, a torn record at its end cut off."""
+        """The file locked, its content as it is now, a torn record at its end cut off."""
         with self._explained():
             while True:
                 fd = self._open_or_create()
@@ -173,7 +182,7 @@ class Pool:
                         now = self._load(fd)
                         if now.stamp.size != len(now.image):
                             os.ftruncate(fd, len(now.image))
-                        self._known = _NOTHING  # whatever happens, the next look reads the file
+                        self._known = _NOTHING  # unless the change works, the next look reads the file
                         yield fd, now
                         return
                 finally:
@@ -195,17 +204,34 @@ class Pool:
             return fd
 
     def _load(self, fd: int) -> _Snapshot:
+        """What the locked file holds; read again only if that is not surely known."""
         before = self._known
         status = os.fstat(fd)
+        stamp = _stamp(status)
+        if before.is_settled and stamp == before.stamp:
+            return before
         image = _read(fd, status.st_size - status.st_size % RECORD_SIZE)
-        now = self._known = _Snapshot(
-            _stamp(status),
-            # A file changed a moment ago may change again under the same time stamp.
-            time.time_ns() - status.st_mtime_ns > _STAMP_GRAIN,
-            image,
-            before.places if image == before.image else _index(image),
-        )
+        places = before.places
+        if image and image == before.image:
+            image = before.image  # both go on together
+        else:
+            places = _index(image)
+        now = self._known = _Snapshot(stamp, _is_settled(stamp), image, places)
         return now
+
+    def _remember(self, fd: int, now: _Snapshot) -> None:
+        """Know the content of the locked file, that was just written, without reading it.
+
+        The next change by anybody must show in the time stamp, also when it comes in the same tick of the kernel's
+        clock: so this change gets a stamp that lies before that tick, and that no other change has.
+        """
+        status = os.fstat(fd)
+        try:
+            os.utime(fd, ns=(status.st_atime_ns, time.time_ns() - _STAMP_GRAIN))
+        except PermissionError:
+            return  # we may write the file but do not own it: the next look reads it
+        stamp = _stamp(os.fstat(fd))
+        self._known = _Snapshot(stamp, _is_settled(stamp), now.image, now.places)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -220,10 +246,16 @@ class PoolStore:
     """The five pools of a directory, and what is made up on demand: a :class:`KvpStore`."""
 
     def __init__(
-        self, directory: str | os.PathLike[str] = DIRECTORY, *, identity: Identity | None = None
+        self,
+        directory: str | os.PathLike[str] = DIRECTORY,
+        *,
+        identity: Identity | None = None,
+        patience: float = 2.0,
     ) -> None:
+        """``patience``: seconds to wait for other programs' locks; 0: EffectBusyError at once."""
         self.directory = os.fspath(directory)
-        self.pools = tuple(Pool(os.path.join(self.directory, f".kvp_pool_{n}")) for n in POOLS)
+        paths = [os.path.join(self.directory, f".kvp_pool_{n}") for n in POOLS]
+        self.pools = tuple(Pool(path, patience=patience) for path in paths)
         self._identity = identity or Identity()
 
     def create(self) -> None:
@@ -282,28 +314,33 @@ class _Stamp(NamedTuple):
     device: int
     inode: int
     size: int
-    changed: int
+    modified: int  # content, as programs may claim; ns
+    changed: int  # anything, as the kernel knows; ns
 
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
-    """One state of a pool file; ``image`` holds whole records only."""
+    """One state of a pool file; ``image`` holds whole records only.
+
+    A change by this process goes on with the same image and index, so that it costs one record and not the file:
+    a reader in another thread finds whole records, old or new, as it would in the file.
+    """
 
     stamp: _Stamp
-    is_settled: bool
-    image: bytes
-    places: Mapping[bytes, int]  # the first record of each key
+    is_settled: bool  # whether any later change shows in the stamp
+    image: bytearray
+    places: dict[bytes, int]  # the first record of each key
 
     def __len__(self) -> int:
         return len(self.image) // RECORD_SIZE
 
     def record(self, place: int) -> tuple[str, str]:
         start = place * RECORD_SIZE
-        middle, end = start + KEY_SIZE, start + RECORD_SIZE
-        return _text(self.image[start:middle]), _text(self.image[middle:end])
+        record = bytes(self.image[start : start + RECORD_SIZE])
+        return _text(record[:KEY_SIZE]), _text(record[KEY_SIZE:])
 
 
-_NOTHING: Final = _Snapshot(_Stamp(0, 0, 0, 0), False, b"", {})
+_NOTHING: Final = _Snapshot(_Stamp(0, 0, 0, 0, 0), False, bytearray(), {})
 
 
 def _field(text: str, size: int, what: str) -> bytes:
@@ -323,15 +360,21 @@ def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode(errors="replace")
 
 
-def _index(image: bytes) -> dict[bytes, int]:
+def _index(image: bytearray) -> dict[bytes, int]:
     places: dict[bytes, int] = {}
     for place, start in enumerate(range(0, len(image), RECORD_SIZE)):
-        places.setdefault(image[start : start + KEY_SIZE].partition(b"\0")[0], place)
+        places.setdefault(bytes(image[start : start + KEY_SIZE].partition(b"\0")[0]), place)
     return places
 
 
 def _stamp(status: os.stat_result) -> _Stamp:
-    return _Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    return _Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+def _is_settled(stamp: _Stamp) -> bool:
+    # A file changed a moment ago may change again under the same time stamp.
+    grain = _STAMP_GRAIN if stamp.modified % 10**9 else _COARSE_GRAIN
+    return time.time_ns() - stamp.modified > grain
 
 
 def _is_at(path: str, fd: int) -> bool:
@@ -341,19 +384,20 @@ def _is_at(path: str, fd: int) -> bool:
         return False
 
 
-def _read(fd: int, size: int) -> bytes:
-    chunks = []
+def _read(fd: int, size: int) -> bytearray:
+    image = bytearray(size)
     done = 0
-    while done < size:
-        chunk = os.pread(fd, size - done, done)
-        if not chunk:
-            break  # shortened by a program that takes no lock
-        chunks.append(chunk)
-        done += len(chunk)
-    return b"".join(chunks)[: done - done % RECORD_SIZE]
+    with memoryview(image) as room:
+        while done < size:
+            came = os.preadv(fd, [room[done:]], done)
+            if not came:
+                break  # shortened by a program that takes no lock
+            done += came
+    del image[done - done % RECORD_SIZE :]
+    return image
 
 
-def _write(fd: int, data: bytes, offset: int) -> None:
+def _write(fd: int, data: bytes | bytearray, offset: int) -> None:
     rest = memoryview(data)
     while rest:
         done = os.pwrite(fd, rest, offset)

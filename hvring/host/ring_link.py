@@ -51,6 +51,8 @@ class RingLink:
         self._credit = 0
         self._room_credit = 0
         self._room: asyncio.Event | None = None
+        self._takes_signal = select.poll()
+        self._takes_signal.register(offer.host_event, select.POLLOUT)
         self._loop.add_reader(offer.guest_event, self._wake)
         self._loop.call_soon(self._wake)
 
@@ -90,9 +92,7 @@ class RingLink:
         """Ring the guest's doorbell, needed or not."""
         if not self.open:
             return
-        if _ready(
-            self._offer.host_event, select.POLLOUT
-        ):  # else the guest filled the counter itself: it is awake
+        if self._takes_signal.poll(0):  # else the guest filled the counter itself: it is awake
             os.eventfd_write(self._offer.host_event, 1)
 
     def unread(self) -> bool:
@@ -142,7 +142,9 @@ class RingLink:
             self._room.set()
 
     def _rung(self) -> bool:
-        return _ready(self._offer.guest_event, select.POLLIN)
+        poll = select.poll()
+        poll.register(self._offer.guest_event, select.POLLIN)
+        return bool(poll.poll(0))
 
     def _wake(self, again: bool = True) -> None:
         """One round: take the signals, mask, drain, account, arm; until arming finds nothing."""
@@ -200,9 +202,3 @@ def _take(event: int) -> int:
     except BlockingIOError:
         return 0
     return int.from_bytes(counter, sys.byteorder)
-
-
-def _ready(descriptor: int, event: int) -> bool:
-    poll = select.poll()
-    poll.register(descriptor, event)
-    return bool(poll.poll(0))

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from hvring.errors import (
@@ -24,10 +24,12 @@ from hvring.host.offers import DIALECTS
 from hvring.host.reply import judge
 from hvring.host.timing import Timing
 from hvring.ic import Frame, MessageType, Negotiated, NegotiateReply, NegotiateRequest
+from hvring.ic.frame import NO_VERSION
 from hvring.vmbus.packets import PacketType
 
 _GRACE: Final = 0.1  # seconds that may lie between a guest's publishing and its signalling
 _REMEMBERED: Final = 64  # unanswered requests whose late answers are still known
+_NOTHING_AGREED: Final = Negotiated(NO_VERSION, NO_VERSION)
 
 _log = logging.getLogger("hvring.host")
 T = TypeVar("T")
@@ -42,10 +44,15 @@ class _Asked:
     transaction_id: int  # of the ring descriptor
     limit: float  # seconds that the rules give the guest
     answer: asyncio.Future[Frame]
-    settled: asyncio.Event
+    settled: asyncio.Event | None = None  # set when the answer to a request that was given up came
     sent_at: float = 0.0  # 0: not on the ring yet
     size: int = 0
     answered: bool = False
+
+    def settle(self) -> None:
+        """Whoever waits for the answer to a request that was given up may go on."""
+        if self.settled is not None:
+            self.settled.set()
 
 
 class Session:
@@ -111,7 +118,7 @@ class Session:
                 NotReadyError(f"{self.name}: {why} during {self._asked.request}")
             )
         if self._given_up is not None:
-            self._given_up.settled.set()
+            self._given_up.settle()
 
     async def finished(self) -> None:
         """Wait for the background to end after :meth:`closed`."""
@@ -160,8 +167,13 @@ class Session:
             link, self.negotiated = self.link, None
             self._ready.clear()
             try:
-                frame = Frame(MessageType.NEGOTIATE, offer.encode())
-                reply = await self._exchange("negotiation", frame, self.timing.negotiation)
+                reply = await self._exchange(
+                    "negotiation",
+                    MessageType.NEGOTIATE,
+                    offer.encode(),
+                    _NOTHING_AGREED,
+                    self.timing.negotiation,
+                )
                 agreed = self.parse("negotiation", reply, NegotiateReply.decode)
                 if agreed.framework not in offer.frameworks or agreed.version not in offer.versions:
                     what = f"chose versions that were not offered: {agreed.framework}, {agreed.version}"
@@ -195,9 +207,13 @@ class Session:
         """
         async with self.lock:
             agreed = self.require()
-            frame = Frame(self.dialect.type, body, agreed.framework, agreed.version)
             return await self._exchange(
-                request, frame, self.timing.answer if limit is None else limit, timeout
+                request,
+                self.dialect.type,
+                body,
+                agreed,
+                self.timing.answer if limit is None else limit,
+                timeout,
             )
 
     def require(self) -> Negotiated:
@@ -220,7 +236,13 @@ class Session:
             raise ReplyError(f"{self.name}: {request}: {error}") from error
 
     async def _exchange(
-        self, request: str, frame: Frame, limit: float, timeout: float | None = None
+        self,
+        request: str,
+        message_type: MessageType,
+        body: bytes,
+        agreed: Negotiated,
+        limit: float,
+        timeout: float | None = None,
     ) -> Frame:
         await self._settle()
         link = self.link
@@ -228,8 +250,9 @@ class Session:
             raise NotReadyError(f"{self.name}: no guest is attached")
         loop = asyncio.get_running_loop()
         self._serial += 1
-        frame = replace(frame, transaction_id=self._serial & 0xFF)  # to find out who does not echo it
-        asked = _Asked(request, frame, self._serial, limit, loop.create_future(), asyncio.Event())
+        # The byte that is the transaction's number changes, to find out who does not echo it.
+        frame = Frame(message_type, body, agreed.framework, agreed.version, 0, self._serial & 0xFF)
+        asked = _Asked(request, frame, self._serial, limit, loop.create_future())
         self._asked = asked
         timeout = limit if timeout is None else timeout
         try:
@@ -241,6 +264,7 @@ class Session:
                 timer.cancel()
         except asyncio.CancelledError:
             if asked.sent_at and not asked.answered and self.link is link:
+                asked.settled = asyncio.Event()
                 self._given_up = asked
             raise
         finally:
@@ -277,7 +301,7 @@ class Session:
     async def _settle(self) -> None:
         """A request that was given up still occupies the guest; it has the time that it would have had."""
         asked, self._given_up = self._given_up, None
-        if asked is None:
+        if asked is None or asked.settled is None:
             return
         left = asked.sent_at + asked.limit - asyncio.get_running_loop().time()
         try:
@@ -365,6 +389,6 @@ class Session:
 
     def _answered_late(self, asked: _Asked, seconds: float) -> None:
         asked.answered = True
-        asked.settled.set()
+        asked.settle()
         if seconds > asked.limit:
             self.accuse(asked.request, f"late answer, after {seconds:.1f} s")

@@ -134,7 +134,7 @@ class Frame:
         return cls(kind, body, Version(f0, f1), Version(v0, v1), status, tid, flags, pipe_type)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Request:
     """A message as a guest received it, and how it is answered.
 
@@ -144,6 +144,7 @@ class Request:
     """
 
     payload: bytes  # as received; rounding bytes behind the claimed end are zeroed
+    body: bytes  # everything from P+28 to the end of what came, rounding included
     type: int
     framework: Version
     version: Version
@@ -164,8 +165,10 @@ class Request:
         pipe_type, pipe_size, f0, f1, kind, v0, v1, size, status, tid, flags, _ = _FRAME.unpack_from(payload)
         claimed = PIPE_HEADER + pipe_size
         plausible = HEADER <= claimed <= came and came - claimed < 8
-        # The writer's rounding bytes may be anything; sent back, they would be somebody's old memory.
-        data = bytes(payload[:claimed]).ljust(came, b"\0") if plausible else bytes(payload)
+        data = bytes(payload)  # no copy of what is bytes already
+        if plausible and claimed < came:
+            # The writer's rounding bytes may be anything; sent back, they would be somebody's old memory.
+            data = data[:claimed].ljust(came, b"\0")
         odd = (
             ("pipe-type", pipe_type != DATA),
             ("pipe-size", not plausible),
@@ -174,6 +177,7 @@ class Request:
         )
         return cls(
             data,
+            data[HEADER:],
             kind,
             Version(f0, f1),
             Version(v0, v1),
@@ -182,14 +186,9 @@ class Request:
             status,
             pipe_size,
             size,
-            overrun=round8(claimed) > round8(came) or HEADER + size > came,
-            anomalies=tuple(name for name, true in odd if true),
+            round8(claimed) > round8(came) or HEADER + size > came,
+            tuple([name for name, true in odd if true]),
         )
-
-    @property
-    def body(self) -> bytes:
-        """Everything from P+28 to the end of what came, rounding included."""
-        return self.payload[HEADER:]
 
     def answer(
         self, status: int = Status.OK, body: bytes | None = None, body_size: int | None = None

@@ -8,7 +8,7 @@ from typing import Final
 from hvring.services.fcopy import Fcopy
 from hvring.services.heartbeat import Heartbeat
 from hvring.services.kvp import Kvp
-from hvring.services.service import Counters, Reply, Service
+from hvring.services.service import Answer, Counters, Later, Reply, Service
 from hvring.services.shutdown import Shutdown
 from hvring.services.timesync import TimeSync
 from hvring.services.vss import Vss
@@ -18,10 +18,12 @@ SERVICES: Final[tuple[type[Service], ...]] = (Shutdown, TimeSync, Heartbeat, Kvp
 
 __all__ = [
     "SERVICES",
+    "Answer",
     "Counters",
     "Fcopy",
     "Heartbeat",
     "Kvp",
+    "Later",
     "Reply",
     "Service",
     "Shutdown",

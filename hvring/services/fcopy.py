@@ -23,7 +23,7 @@ from hvring.ic.fcopy import FcopyFlag, FcopyOperation, StartCopy, WriteChunk
 from hvring.ic.frame import MessageType, Request, Status
 from hvring.ic.negotiate import Negotiated
 from hvring.services.intake import Intake
-from hvring.services.service import Counters, Reply
+from hvring.services.service import Answer, Counters, Reply
 
 if TYPE_CHECKING:
     from hvring.guest.files import FileReceiver, Incoming
@@ -69,7 +69,7 @@ class Fcopy:
             return CopyState.IDLE
         return CopyState.BROKEN if self._broken else CopyState.COPYING
 
-    def receive(self, payload: bytes) -> Reply | None:
+    def receive(self, payload: bytes) -> Answer:
         return self._intake.receive(payload, self._step)
 
     def reset(self) -> None:

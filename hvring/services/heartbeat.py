@@ -10,7 +10,7 @@ from hvring.ic.heartbeat import FRAMEWORKS, MINIMUM, STATE_END, VERSIONS, Applic
 from hvring.ic.heartbeat import Heartbeat as Beat
 from hvring.ic.negotiate import Negotiated
 from hvring.services.intake import Intake
-from hvring.services.service import Counters, Reply
+from hvring.services.service import Answer, Counters, Reply
 
 
 class Heartbeat:
@@ -39,7 +39,7 @@ class Heartbeat:
     def last_error(self) -> Exception | None:
         return self._intake.last_error
 
-    def receive(self, payload: bytes) -> Reply | None:
+    def receive(self, payload: bytes) -> Answer:
         return self._intake.receive(payload, self._beat)
 
     def reset(self) -> None:

@@ -10,9 +10,9 @@ from hvring.errors import EffectError, MessageError, ShortMessageError
 from hvring.ic import negotiate
 from hvring.ic.frame import MessageType, Request, Status, Version
 from hvring.ic.negotiate import Negotiated
-from hvring.services.service import Counters, Reply
+from hvring.services.service import Answer, Counters, Later, Reply
 
-Handler = Callable[[Request], Reply | None]
+Handler = Callable[[Request], Answer]
 
 _STATUS: Final = slice(20, 24)
 
@@ -43,10 +43,15 @@ class Intake:
         self._minimum = minimum
         self._answer_unknown = answer_unknown
 
-    def receive(self, payload: bytes, handle: Handler) -> Reply | None:
+    def receive(self, payload: bytes, handle: Handler) -> Answer:
         """One packet through the common checks and then to ``handle``; counts what comes out."""
         self.counters.requests += 1
-        reply = self._decide(payload, handle)
+        return self._count(self._decide(payload, handle))
+
+    def _count(self, reply: Answer) -> Answer:
+        if isinstance(reply, Later):
+            again = reply.again
+            return Later(reply.seconds, lambda: self._count(again()))
         if reply is None:
             self.counters.silent += 1
         else:
@@ -68,7 +73,7 @@ class Intake:
             return False
         return True
 
-    def _decide(self, payload: bytes, handle: Handler) -> Reply | None:
+    def _decide(self, payload: bytes, handle: Handler) -> Answer:
         try:
             request = Request.parse(payload)
         except ShortMessageError:
@@ -93,9 +98,13 @@ class Intake:
         payload, self.negotiated = negotiate.answer(request, self._frameworks, self._versions)
         return Reply(payload)
 
-    def _handle(self, request: Request, handle: Handler) -> Reply | None:
+    def _handle(self, request: Request, handle: Handler) -> Answer:
         try:
-            return handle(request)
+            reply = handle(request)
+            if isinstance(reply, Later):
+                again = reply.again
+                return Later(reply.seconds, lambda: self._handle(request, lambda _: again()))
+            return reply
         except ShortMessageError:
             self.counters.short += 1
             status: int = Status.FAIL

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
 
-from hvring.errors import EffectError, LyingLengthError, MessageError, ShortMessageError
+from hvring.errors import EffectBusyError, EffectError, LyingLengthError, MessageError, ShortMessageError
 from hvring.ic import kvp_ip, text
 from hvring.ic.frame import MessageType, Request, Status
 from hvring.ic.kvp import (
@@ -26,19 +28,28 @@ from hvring.ic.kvp import (
 from hvring.ic.kvp_ip import ADDRESS_FIELD, GATEWAY_FIELD, SETTINGS, KvpIpInfo
 from hvring.ic.negotiate import Negotiated
 from hvring.services.intake import Intake
-from hvring.services.service import Counters, Reply
+from hvring.services.service import Answer, Counters, Later, Reply
 
 if TYPE_CHECKING:
     from hvring.guest.pools import KvpStore
 
 
+PATIENCE: Final = 2.0  # seconds for other programs to be done with a pool; hosts wait longer (PROTOCOL §3.5)
+RETRY: Final = 0.01  # seconds until the next look whether they are
+
+
 class Kvp:
-    """Answers from a :class:`~hvring.guest.pools.KvpStore`."""
+    """Answers from a :class:`~hvring.guest.pools.KvpStore`.
+
+    A store that is in use (EffectBusyError) is asked again for up to ``PATIENCE`` seconds, without holding up anybody
+    else.
+    """
 
     name = "kvp"
 
-    def __init__(self, store: KvpStore) -> None:
+    def __init__(self, store: KvpStore, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = store
+        self._monotonic = monotonic
         self._intake = Intake(MessageType.KVP, FRAMEWORKS, VERSIONS)
         self._pair_operations = {
             KvpOperation.GET: self._get,
@@ -59,7 +70,7 @@ class Kvp:
     def last_error(self) -> Exception | None:
         return self._intake.last_error
 
-    def receive(self, payload: bytes) -> Reply | None:
+    def receive(self, payload: bytes) -> Answer:
         return self._intake.receive(payload, self._exchange)
 
     def reset(self) -> None:
@@ -71,11 +82,11 @@ class Kvp:
     def tick(self) -> None:
         pass
 
-    def _exchange(self, request: Request) -> Reply:
+    def _exchange(self, request: Request) -> Answer:
         body = request.body
         operation, pool = header(body)
         if operation in self._pair_operations:
-            return self._pairs(KvpOperation(operation), pool, request)
+            return self._pairs(KvpOperation(operation), pool, request, self._monotonic() + PATIENCE)
         if operation == KvpOperation.GET_IP:
             return self._get_ip(request)
         if operation == KvpOperation.SET_IP:
@@ -86,7 +97,7 @@ class Kvp:
         self.counters.unknown_operation += 1
         return Reply(request.answer(Status.NOT_SUPPORTED))
 
-    def _pairs(self, operation: KvpOperation, pool: int, request: Request) -> Reply:
+    def _pairs(self, operation: KvpOperation, pool: int, request: Request, give_up_at: float) -> Answer:
         """The four operations on pairs; whatever goes wrong, NO_MORE_ITEMS is what hosts know."""
         try:
             if pool > KvpPool.AUTO_INTERNAL:
@@ -97,6 +108,8 @@ class Kvp:
         except MessageError:
             self.counters.lying += 1
         except (EffectError, ValueError) as error:
+            if isinstance(error, EffectBusyError) and self._monotonic() < give_up_at:
+                return Later(RETRY, lambda: self._pairs(operation, pool, request, give_up_at))
             self._intake.note(error)
         else:
             if answer is not None:

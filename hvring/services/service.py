@@ -18,6 +18,22 @@ class Reply:
     then: Callable[[], None] | None = None  # run once the answer is on the ring: answer first, act after
 
 
+@dataclass(frozen=True, slots=True)
+class Later:
+    """No answer yet: what the request needs is in use.
+
+    ``again()`` is to be called once, so many seconds from now and before the next request is read; never, if the
+    channel ends before.
+    """
+
+    seconds: float
+    again: Callable[[], Reply | Later | None]
+
+
+Answer = Reply | Later | None
+"""What a service makes of a request; None is silence."""
+
+
 @dataclass(slots=True)
 class Counters:
     """What happened since the service was made."""
@@ -59,7 +75,7 @@ class Service(Protocol):
         """The newest error of an effect that became a status or a counter."""
         ...
 
-    def receive(self, payload: bytes) -> Reply | None:
+    def receive(self, payload: bytes) -> Answer:
         """The answer to one packet's payload; None is silence."""
         ...
 

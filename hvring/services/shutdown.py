@@ -11,7 +11,7 @@ from hvring.ic.frame import MessageType, Request, Status
 from hvring.ic.negotiate import Negotiated
 from hvring.ic.shutdown import FRAMEWORKS, SIZE, VERSIONS, ShutdownFlag, ShutdownRequest
 from hvring.services.intake import Intake
-from hvring.services.service import Counters, Reply
+from hvring.services.service import Answer, Counters, Reply
 
 if TYPE_CHECKING:
     from hvring.guest.power import Power
@@ -55,7 +55,7 @@ class Shutdown:
     def last_error(self) -> Exception | None:
         return self._intake.last_error
 
-    def receive(self, payload: bytes) -> Reply | None:
+    def receive(self, payload: bytes) -> Answer:
         return self._intake.receive(payload, self._order)
 
     def reset(self) -> None:

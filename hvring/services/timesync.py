@@ -21,7 +21,7 @@ from hvring.ic.timesync import (
     to_unix_ns,
 )
 from hvring.services.intake import Intake
-from hvring.services.service import Counters, Reply
+from hvring.services.service import Answer, Counters, Reply
 
 if TYPE_CHECKING:
     from hvring.guest.clock import Clock
@@ -74,7 +74,7 @@ class TimeSync:
         """Seconds since the newest measurement."""
         return None if self.measurement is None else self._monotonic() - self.measurement.taken
 
-    def receive(self, payload: bytes) -> Reply | None:
+    def receive(self, payload: bytes) -> Answer:
         return self._intake.receive(payload, self._sample)
 
     def reset(self) -> None:

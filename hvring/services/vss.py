@@ -11,7 +11,7 @@ from hvring.ic.frame import MessageType, Request, Status
 from hvring.ic.negotiate import Negotiated
 from hvring.ic.vss import FRAMEWORKS, MINIMUM, VERSIONS, VssFlags, VssOperation, VssRequest
 from hvring.services.intake import Intake
-from hvring.services.service import Counters, Reply
+from hvring.services.service import Answer, Counters, Reply
 
 if TYPE_CHECKING:
     from hvring.guest.freezer import Freezer
@@ -65,7 +65,7 @@ class Vss:
         """Whether this service holds a freeze."""
         return self._due is not None
 
-    def receive(self, payload: bytes) -> Reply | None:
+    def receive(self, payload: bytes) -> Answer:
         return self._intake.receive(payload, self._operate)
 
     def reset(self) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import struct
@@ -63,7 +64,7 @@ def test_every_packet_behind_one_signal_is_answered_in_order(host) -> None:
     exchange = host.open()
     due = [host.beat(n) for n in range(30)]
     assert due == [True] + [False] * 29
-    assert exchange.pump() is False
+    assert exchange.pump(seconds=math.inf) is False
     assert host.answers() == [(n, n + 1) for n in range(30)]
 
 
@@ -71,11 +72,13 @@ def test_a_long_burst_lets_others_have_their_turn(host) -> None:
     exchange = host.open()
     for n in range(30):
         host.beat(n)
-    assert exchange.pump(limit=8) is True
+    assert exchange.pump(limit=8, seconds=math.inf) is True
     assert len(host.answers()) == 8
+    assert exchange.pump(seconds=0) is True  # the time is over, but not before one was answered
+    assert len(host.answers()) == 1
     while exchange.pump(limit=8):
         pass
-    assert host.answers() == [(n, n + 1) for n in range(8, 30)]
+    assert host.answers() == [(n, n + 1) for n in range(9, 30)]
 
 
 def test_an_answer_that_finds_no_room_is_held_and_the_host_is_asked_for_room(host) -> None:
@@ -104,7 +107,7 @@ def test_a_channel_goes_on_where_the_rings_are(host) -> None:
         struct.pack_into("<IIII", host.memory, ring, 4080, 4080, 1, 64)
     exchange = host.open()
     assert host.beat(7)  # unmasked: the signal is due
-    assert exchange.pump() is False
+    assert exchange.pump(seconds=math.inf) is False
     assert host.answers() == [(7, 8)]
     assert struct.unpack_from("<4I", host.memory, 0)[3] == 0
 

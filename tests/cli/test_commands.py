@@ -216,3 +216,19 @@ def test_version_and_help() -> None:
 def test_no_command_of_the_agent_needs_numpy() -> None:
     code = "import sys; sys.modules['numpy'] = None; import hvring.cli.run, hvring.cli.host, hvring.cli.demo"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_agent_comes_without_tls_and_leaves_it_to_others() -> None:
+    code = """
+import contextlib, sys
+from hvring.cli import main
+with contextlib.suppress(SystemExit):
+    main(["run", "--help"])
+print("asyncio" in sys.modules, "ssl" in sys.modules, "_ssl" in sys.modules)
+import ssl
+print(ssl.__name__)
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["True False False", "ssl"]

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hvring.errors import EffectError
-from hvring.guest import folders
+from hvring.guest import files, folders
 from hvring.guest.files import ALREADY_EXISTS, DISK_FULL, FAIL, DirectoryReceiver
 
 ROOT = Path(__file__).parents[2]
@@ -355,3 +355,25 @@ def current_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def test_the_disk_begins_before_the_end_and_what_it_is_told_about_covers_what_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[tuple[int, int]] = []
+
+    def advise(_: int, start: int, size: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        told.append((start, start + size))
+        if len(told) == 2:
+            raise OSError(22, "Invalid argument")  # not every file system takes advice
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    step = files.WRITE_OUT // 4
+    for sync in (False, True):
+        incoming = DirectoryReceiver([tmp_path], sync=sync).start(str(tmp_path), f"file {sync}")
+        for n in (*range(8), 11, 10, 9, 8, 12):
+            incoming.write(n * step, bytes(step))
+        incoming.complete()
+        assert os.stat(tmp_path / f"file {sync}").st_size == 13 * step
+    assert told == [(n * files.WRITE_OUT, (n + 1) * files.WRITE_OUT) for n in range(3)]

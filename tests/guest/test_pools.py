@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvring.errors import EffectError
-from hvring.guest import locks
+from hvring.guest import locks, pools
 from hvring.guest.identity import DomainName, Identity
 from hvring.guest.pools import RECORD_SIZE, Pool, PoolLimitError, PoolStore
 
@@ -178,6 +178,75 @@ def test_an_unchanged_file_is_not_read_again(pool: Pool, monkeypatch: pytest.Mon
         patch.setattr(os, "open", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             pool.get("k")
+
+
+def test_a_change_costs_one_record_however_long_the_file_is(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path(pool.path).write_bytes(b"".join(record(str(n), "") for n in range(100)))
+    os.utime(pool.path, ns=(0, 1))
+    assert pool.get("0") == ""
+    written: list[int] = []
+    really_write = os.pwrite
+
+    def write(fd: int, data: bytes, offset: int) -> int:
+        written.append(len(data))
+        return really_write(fd, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "preadv", lambda *_: pytest.fail("read"))
+    for n in range(90, 110):
+        pool.set(str(n), f"new {n}")
+        assert pool.get(str(n)) == f"new {n}"
+    assert written == [RECORD_SIZE] * 20
+    monkeypatch.undo()
+    assert pool.items() == Pool(pool.path).items()
+    assert len(pool) == 110
+
+
+def test_a_change_of_another_program_right_after_ours_is_seen(pool: Pool) -> None:
+    for n in range(200):  # many of them in the same tick of the clock that stamps files
+        pool.set("k", str(n))
+        with open(pool.path, "r+b") as file:
+            file.write(record("k", f"not {n}"))
+        assert pool.get("k") == f"not {n}"
+
+
+def test_two_that_change_a_file_in_turns_see_each_others_changes(pool: Pool) -> None:
+    other = Pool(pool.path)
+    for n in range(200):
+        pool.set("k", str(n))
+        assert other.get("k") == str(n)
+        other.set("k", f"not {n}")
+        assert pool.get("k") == f"not {n}"
+
+
+def test_a_file_whose_stamp_we_may_not_set_is_read_again(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    for n in range(20):
+        pool.set("k", str(n))
+        with open(pool.path, "r+b") as file:
+            file.write(record("k", f"not {n}"))
+        assert pool.get("k") == f"not {n}"
+
+
+@pytest.mark.parametrize(("fraction", "trusted"), [(0, False), (1, True)])
+def test_a_stamp_in_whole_seconds_is_not_trusted_as_soon_as_a_finer_one(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, fraction: int, trusted: bool
+) -> None:
+    second = 10**9
+    pool.set("k", "v")
+    os.utime(pool.path, ns=(0, 5 * second + fraction))
+    monkeypatch.setattr(pools.time, "time_ns", lambda: 6 * second)
+    assert pool.get("k") == "v"
+    opened: list[object] = []
+    really_open = os.open
+    monkeypatch.setattr(os, "open", lambda *a, **k: opened.append(a) or really_open(*a, **k))
+    assert pool.get("k") == "v"
+    assert bool(opened) is not trusted
 
 
 def test_a_file_that_was_replaced_or_removed_is_noticed(pool: Pool) -> None:

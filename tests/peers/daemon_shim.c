@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 typedef int (*open_function)(const char *path, int flags, ...);
@@ -40,3 +41,24 @@ DIVERT(open)
 DIVERT(open64)
 DIVERT(__open_2)
 DIVERT(__open64_2)
+
+/* The file copy daemon reads and writes its device at offset 0, which a socket does not know. */
+static int is_socket(int fd)
+{
+	int type;
+	socklen_t size = sizeof(type);
+
+	return getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &size) == 0;
+}
+
+#define AT_OFFSET(name, buffer, plain)                                                        \
+	ssize_t name(int fd, buffer data, size_t size, off_t at)                              \
+	{                                                                                     \
+		if (at == 0 && is_socket(fd))                                                 \
+			return plain(fd, data, size);                                         \
+		return ((ssize_t (*)(int, buffer, size_t, off_t))dlsym(RTLD_NEXT, #name))(    \
+			fd, data, size, at);                                                  \
+	}
+
+AT_OFFSET(pread, void *, read)
+AT_OFFSET(pwrite, const void *, write)

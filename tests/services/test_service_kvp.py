@@ -6,10 +6,11 @@ import struct
 import pytest
 
 from hvring import ic
-from hvring.errors import EffectError
+from hvring.errors import EffectBusyError, EffectError
 from hvring.guest.network import IpInfo
 from hvring.ic import KvpOperation, MessageType, Status, ValueType
-from hvring.services import Kvp
+from hvring.services import Kvp, Later
+from hvring.services.kvp import PATIENCE
 
 KVP = MessageType.KVP
 MAC = "00:15:5D:01:02:03"
@@ -162,3 +163,56 @@ def test_an_unknown_operation_is_not_supported(operation, ask, status_of):
 def test_an_effect_cannot_make_a_failure_look_like_success(status, ask, store, status_of):
     store.error = EffectError("odd", status)
     assert status_of(ask(ic.KvpIpInfo(KvpOperation.GET_IP, 1, MAC))) == Status.FAIL
+
+
+class Busy:
+    """A store that another program uses for so many looks."""
+
+    def __init__(self, store, looks):
+        self.store, self.looks = store, looks
+
+    def get(self, pool, key):
+        if self.looks:
+            self.looks -= 1
+            raise EffectBusyError("in use")
+        return self.store.get(pool, key)
+
+
+def test_a_store_in_use_is_asked_again_and_the_request_counts_once(store, packet, status_of):
+    store.set(0, "k", "v")
+    service = Kvp(Busy(store, 3), monotonic=lambda: 0.0)
+    answer = service.receive(packet(KVP, ic.KvpGet(0, "k").encode(), (4, 0)))
+    for _ in range(2):
+        assert isinstance(answer, Later)
+        answer = answer.again()
+    assert service.counters.as_dict()["replies"] == 0
+    answer = answer.again()
+    assert status_of(answer) == Status.OK
+    assert ic.KvpValue.decode(body_of(answer)).value == "v"
+    counters = service.counters
+    assert (counters.requests, counters.replies, counters.failed, counters.effect_errors) == (1, 1, 0, 0)
+
+
+def test_a_store_that_stays_in_use_is_given_up(store, packet, status_of):
+    now = [0.0]
+    service = Kvp(Busy(store, 1000), monotonic=lambda: now[0])
+    answer = service.receive(packet(KVP, ic.KvpGet(0, "k").encode(), (4, 0)))
+    while isinstance(answer, Later):
+        now[0] += answer.seconds
+        answer = answer.again()
+    assert now[0] == pytest.approx(PATIENCE, abs=0.02)
+    assert status_of(answer) == Status.NO_MORE_ITEMS
+    assert isinstance(service.last_error, EffectBusyError)
+    assert (service.counters.requests, service.counters.failed) == (1, 1)
+
+
+def test_a_store_that_fails_in_another_way_when_it_is_asked_again_is_answered_too(store, packet, status_of):
+    class Breaks(Busy):
+        def get(self, pool, key):
+            super().get(pool, key)
+            raise RuntimeError("an embedder's own")
+
+    service = Kvp(Breaks(store, 1))
+    answer = service.receive(packet(KVP, ic.KvpGet(0, "k").encode(), (4, 0)))
+    assert isinstance(answer, Later)
+    assert status_of(answer.again()) == Status.FAIL
