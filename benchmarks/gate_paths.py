@@ -136,6 +136,9 @@ def c_pairs(library: str) -> Callable[[int], None]:
 
 def main(root: str, *libraries: str) -> None:
     sys.path.insert(0, root)
+    # half-full pools of every size: else the allocator may be at a pool's edge, and take and give it back each time
+    ballast = [bytes(size) for size in range(0, 480, 8) for _ in range(128)]
+    del ballast[::2]
     for path in [*paths().values(), *map(c_pairs, libraries)]:
         path(4 * BATCH)  # warm: specialised byte code, free lists
         os.getppid()
