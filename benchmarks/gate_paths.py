@@ -48,9 +48,9 @@ def paths() -> dict[str, Callable[[int], None]]:
 
         return loop
 
-    def to_packet(end: RingProducer | Channel, other: RingConsumer | Channel) -> Callable[[int], None]:
+    def to_object(end: RingProducer | Channel, take: Callable[[], object]) -> Callable[[int], None]:
         def loop(n: int) -> None:
-            send, receive, data = end.send, other.recv, payload
+            send, receive, data = end.send, take, payload
             for _ in repeat(None, n):
                 send(data)
                 receive()
@@ -107,10 +107,11 @@ def paths() -> dict[str, Callable[[int], None]]:
         "empty loop": empty,
         "two empty calls": two_calls,
         "send + recv_into": into(producer, consumer),
-        "send + recv to a Packet": to_packet(producer, consumer),
+        "send + recv_bytes": to_object(producer, consumer.recv_bytes),
+        "send + recv to a Packet": to_object(producer, consumer.recv),
         "send with keywords + recv_into": keywords,
         "Channel.send + recv_into": into(guest, host),
-        "Channel.send + recv to a Packet": to_packet(guest, host),
+        "Channel.send + recv to a Packet": to_object(guest, host.recv),
         "send_batch + recv_batch of 64": arrays,
         "send_many + recv_payloads of 64": lists,
         "send_many + recv_many of 64": packets,

@@ -72,7 +72,8 @@ void bench_consume(void *ring, uint32_t size, void *target, uint32_t length, uin
     }
 }
 
-/* a packet there and one back, `count` times; wait < 0: spins, else blocks in reads of that eventfd */
+/* a packet there and one back, `count` times; wait < 0: spins, else blocks in reads of that eventfd; bell < 0: rings
+ * none; before each question there is a `pause`, before each answer `work`, of so many ns without sleep */
 static void wait_for(struct end *c, void *data, uint32_t length, int wait)
 {
     uint64_t rung;
@@ -90,13 +91,20 @@ static void ring_bell(int bell)
     if (bell >= 0 && write(bell, &one, 8) != 8)
         abort();
 }
-void bench_ping(void *out, void *in, uint32_t size, uint32_t length, uint64_t count, int bell, int wait, uint64_t *took)
+static void spend(uint64_t time)
+{
+    for (uint64_t until = time ? now() + time : 0; time && now() < until;)
+        ;
+}
+void bench_ping(void *out, void *in, uint32_t size, uint32_t length, uint64_t count, int bell, int wait, uint64_t pause,
+                uint64_t *took)
 {
     struct end c;
     bool need = false;
     uint8_t data[4096 + EXTRA] = {0};
     set_up(&c, out, in, size);
     for (uint64_t i = 0; i < count; i++) {
+        spend(pause);
         uint64_t start = now();
         send_one(&c, data, length, &need);
         ring_bell(bell);
@@ -104,7 +112,7 @@ void bench_ping(void *out, void *in, uint32_t size, uint32_t length, uint64_t co
         took[i] = now() - start;
     }
 }
-void bench_pong(void *out, void *in, uint32_t size, uint32_t length, uint64_t count, int bell, int wait)
+void bench_pong(void *out, void *in, uint32_t size, uint32_t length, uint64_t count, int bell, int wait, uint64_t work)
 {
     struct end c;
     bool need = false;
@@ -112,6 +120,7 @@ void bench_pong(void *out, void *in, uint32_t size, uint32_t length, uint64_t co
     set_up(&c, out, in, size);
     for (uint64_t i = 0; i < count; i++) {
         wait_for(&c, data, length, wait);
+        spend(work);
         send_one(&c, data, length, &need);
         ring_bell(bell);
     }

@@ -131,7 +131,8 @@ class Row:
         return "" if bound is None else f"{'>=' if self.faster else '<='} {bound:g} {self.unit}".rstrip()
 
     def number(self, value: float) -> str:
-        return f"{value:.2f} x" if self.unit == "x" else f"{value:.0f} {self.unit}"
+        digits = 2 if (value < 10 and value != int(value)) or self.unit == "x" else 0
+        return f"{value:.{digits}f} {self.unit}".rstrip()
 
     def cells(self, run: Run) -> list[str]:
         """what, measured, its spread, limit here, target, moonshot, verdict."""
@@ -148,10 +149,15 @@ class Row:
         return [self.what, self.number(found.value), spread, limit, *bounds, verdict]
 
 
+def idle(metric: str) -> str:
+    return f"test_idle[{metric}]"
+
+
 ONE, BATCH, CIMPORT = "test_one_packet[{}]", "test_over_the_batch[{}]", "test_a_pair_without_the_gil[{}]"
 ALIGNED, CLIFF = "test_from_a_page_aligned_buffer[{}]", "test_at_the_cliff[{}]"
 WAY, COUNTED, IDLE = "test_one_way[64]", "test_instructions", "test_import_and_growth"
 IN_PLACE, LISTS = "hvring, batches of 4, seen in place", "hvring, list to array"
+AGENT, LOOKING = "hvring run, six services", "test_looking_before_sleeping[0]"
 FLOOR = ("two empty calls", "memcpy")
 
 ROWS = [
@@ -166,6 +172,9 @@ ROWS = [
         517,
         limit=("two empty calls",),
         unit="",
+    ),
+    Row(
+        "send + recv_bytes, time to DPDK", ONE.format(64), "hvring, to bytes", 1.38, None, "DPDK", limit=FLOOR
     ),
     Row(
         "send + recv to a Packet, time to DPDK",
@@ -298,6 +307,25 @@ ROWS = [
         0.5,
         "DPDK and eventfd",
     ),
+    *(
+        Row(f"the same, {how}", LOOKING, candidate, 1.1, 0.5, "DPDK and eventfd")
+        for how, candidate in (
+            ("both look before they sleep, 100 % of a processor", "hvring, both look at 100 %"),
+            ("both look, 5 % of a processor", "hvring, both look"),
+            ("one looks, 100 % of a processor", "hvring, one looks at 100 %"),
+            ("one looks, 5 % of a processor", "hvring, one looks"),
+        )
+    ),
+    Row(
+        "from a wake-up in asyncio to the answer, to C with eventfd",
+        "test_from_a_wake_up_to_the_answer",
+        "asyncio",
+        1.1,
+        peer="DPDK and eventfd",
+    ),
+    Row("agent, six services, idle: memory", idle("rss"), AGENT, 24576, 16384, unit="KiB"),
+    Row("agent, six services, idle: processor", idle("cpu"), AGENT, 0.05, unit="%"),
+    Row("agent, six services, idle: wake-ups a message", idle("wakeups-per-message"), AGENT, 1, unit=""),
     Row("import hvring, memory", IDLE, "import_kib", 1536, unit="KiB"),
     Row("a ring object", IDLE, "ring_bytes", 1024, unit="bytes"),
     Row("growth after 200,000 packets", IDLE, "grown_kib", 0, unit="KiB"),
@@ -311,13 +339,10 @@ between processes the copies with an index each way, or two round trips of a cac
 it stands at 2.5 times DPDK's rate, as measured once elsewhere."""
 
 
-def cells(run: Run) -> list[list[str]]:
-    return [HEAD, *(row.cells(run) for row in ROWS)]
-
-
 def text(run: Run) -> str:
-    """The table for a terminal."""
-    rows = cells(run)
+    """The table for a terminal, of what this run asked for."""
+    asked = [row for row in ROWS if row.test in run.tests]
+    rows = [HEAD, *(row.cells(run) for row in asked)]
     widths = [max(len(row[n]) for row in rows) for n in range(len(HEAD))]
     lines = [
         "  ".join(
@@ -326,10 +351,11 @@ def text(run: Run) -> str:
         ).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, "", NOTES])
+    left_out = [f"{len(ROWS) - len(asked)} targets more are measured by other files here."]
+    return "\n".join([*lines, "", NOTES, *(left_out if len(asked) < len(ROWS) else [])])
 
 
 def markdown(run: Run) -> str:
-    head, *rows = cells(run)
+    rows = [row.cells(run) for row in ROWS]
     rows = [[*row[:-1], row[-1].replace("MISS", "**MISS**")] for row in rows]
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
+    return "\n".join("| " + " | ".join(row) + " |" for row in [HEAD, ["---"] * len(HEAD), *rows])

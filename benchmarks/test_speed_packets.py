@@ -38,6 +38,7 @@ def test_one_packet(benchmark: Any, size: int, peers: dict[str, ctypes.CDLL], li
         benchmark,
         {
             "hvring": pairs(producer.send, consumer.recv_into, payload, target),
+            "hvring, to bytes": pairs(producer.send, consumer.recv_bytes, payload),
             "hvring, to a Packet": pairs(producer.send, consumer.recv, payload),
             **in_c(peers, size, 20_000 if size <= 1024 else 5_000),
             "memcpy": limits.copies(size),

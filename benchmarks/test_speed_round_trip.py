@@ -39,10 +39,12 @@ def of_dpdk(library: ctypes.CDLL, count: int, kept: list[int], *, blocking: bool
         there, back = Ring(library), Ring(library)
         bells = [os.eventfd(0), os.eventfd(0)] if blocking else [-1, -1]
         took = (ctypes.c_uint64 * count)()
-        n, size = ctypes.c_uint64(count), there.size
+        n, size, none = ctypes.c_uint64(count), there.size, ctypes.c_uint64(0)
         two_processes(
-            lambda: library.bench_pong(back.address, there.address, size, SIZE, n, bells[1], bells[0]),
-            lambda: library.bench_ping(there.address, back.address, size, SIZE, n, bells[0], bells[1], took),
+            lambda: library.bench_pong(back.address, there.address, size, SIZE, n, bells[1], bells[0], none),
+            lambda: library.bench_ping(
+                there.address, back.address, size, SIZE, n, bells[0], bells[1], none, took
+            ),
         )
         for bell in bells if blocking else ():
             os.close(bell)
@@ -141,14 +143,14 @@ def answer_asyncio(channel: Any, count: int) -> None:
     asyncio.run(main())
 
 
-def test_spinning(benchmark: Any, dpdk_library: ctypes.CDLL) -> None:
+def test_spinning(benchmark: Any, peers: dict[str, ctypes.CDLL]) -> None:
     count = 20_000 if benchmark.enabled else 500
-    kept: dict[str, list[int]] = {"hvring": [], "DPDK": []}
+    kept: dict[str, list[int]] = {"hvring": [], **{name: [] for name in peers}}
     in_turns(
         benchmark,
         {
             "hvring": spinning(count, kept["hvring"]),
-            "DPDK": of_dpdk(dpdk_library, count, kept["DPDK"], blocking=False),
+            **{name: of_dpdk(library, count, kept[name], blocking=False) for name, library in peers.items()},
         },
         unit="ns/round trip, median",
         rounds=9,
