@@ -172,7 +172,7 @@ def latency(run: Run, folder: Path) -> Path | None:
             style = looks(candidate, ours)
             ours += "linewidth" in style
             part.plot(
-                [f"{int(p) / 100:g}" for p in found],
+                ["best" if p == "0" else f"{int(p) / 100:g}" for p in found],
                 [each / 1e3 for each in found.values()],
                 marker=".",
                 **style,
