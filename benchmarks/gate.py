@@ -37,7 +37,7 @@ import peers  # noqa: E402
 
 BASELINE = HERE / "baseline.json"
 CALLS = "two empty calls"
-ALLOWED, ALLOWED_ELSEWHERE = 1.03, 1.10
+ALLOWED, ALLOWED_ELSEWHERE = 1.03, 1.20
 # to a pair of 64 bytes in DPDK's C. Instructions: what the targets ask for
 INSTRUCTIONS = {"send + recv_into": 1.25, "send_batch + recv_batch of 64": 0.36}
 # time, best of the rounds: what the targets ask for, and a fifth for noise
