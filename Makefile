@@ -2,7 +2,7 @@
 PYTHON ?= python3
 V := .venv/bin
 
-.PHONY: help build test lint sanitize bench lab demo
+.PHONY: help build test lint sanitize bench gate lab demo
 help:
 	@sed -n 's/^| `make \([a-z]*\)` |/make \1\t|/p' CONTRIBUTING.md
 
@@ -28,7 +28,11 @@ sanitize: .venv/ready
 	tests/sanitize.sh $(V)/python
 
 bench: .venv/ready
-	$(V)/pytest benchmarks --benchmark-enable
+	$(V)/pip install -q -e '.[bench]'
+	$(V)/python benchmarks/report.py
+
+gate: .venv/ready
+	$(V)/python benchmarks/gate.py
 
 lab: .venv/ready
 	tests/vm/run.py

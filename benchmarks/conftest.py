@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`pytest benchmarks --benchmark-enable`; `--benchmark-json FILE` for report.py."""
+"""`pytest benchmarks` measures and prints the table of targets; `--benchmark-json FILE` keeps the run."""
 
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import mmap
 import os
 import sys
@@ -21,17 +20,62 @@ from hvring.channel import EventfdDoorbell
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-import dpdk  # noqa: E402
 import example  # noqa: E402
+import limits as limits_  # noqa: E402
 import measure  # noqa: E402
+import peers as peers_  # noqa: E402
+import targets  # noqa: E402
+
+TESTS = pytest.StashKey[dict[str, dict[str, Any]]]()
+FACTS = pytest.StashKey[dict[str, object]]()
+MISSING = pytest.StashKey[dict[str, str]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TESTS] = {}
+    config.stash[FACTS] = measure.machine()
+    config.stash[MISSING] = {}
+
+
+@pytest.fixture(autouse=True)
+def _kept(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a benchmark measured, for the table at the end."""
+    benchmark = request.getfixturevalue("benchmark") if "benchmark" in request.fixturenames else None
+    yield
+    if benchmark is not None and benchmark.enabled and "samples" in benchmark.extra_info:
+        request.config.stash[TESTS][benchmark.name] = dict(benchmark.extra_info)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    measured = config.stash[TESTS]
+    if not measured:
+        return
+    terminalreporter.section("against the targets")
+    run = targets.Run(measured, config.stash[FACTS])
+    terminalreporter.write_line(targets.text(run))
+    for name, why in config.stash[MISSING].items():
+        terminalreporter.write_line(f"no {name} here: {why}")
 
 
 @pytest.fixture(scope="session")
-def dpdk_library() -> ctypes.CDLL:
-    try:
-        return dpdk.library()
-    except dpdk.Unavailable as why:
-        pytest.skip(str(why))
+def peers(pytestconfig: pytest.Config) -> dict[str, ctypes.CDLL]:
+    """The C peers that can be had here, by name; the table says why the others cannot."""
+    found, missing = peers_.available()
+    pytestconfig.stash[MISSING].update(missing)
+    return found
+
+
+@pytest.fixture(scope="session")
+def dpdk_library(peers: dict[str, ctypes.CDLL], pytestconfig: pytest.Config) -> ctypes.CDLL:
+    if "DPDK" not in peers:
+        pytest.skip(pytestconfig.stash[MISSING]["DPDK"])
+    return peers["DPDK"]
+
+
+@pytest.fixture(scope="session")
+def limits() -> limits_.Limits:
+    return limits_.Limits()
 
 
 @pytest.fixture(scope="session")
@@ -40,19 +84,8 @@ def pump() -> ModuleType:
     return example.pump()
 
 
-@pytest.fixture(scope="session")
-def plain() -> ModuleType:
-    """The model of the tests: a ring in plain Python."""
-    spec = importlib.util.spec_from_file_location("plain_ring", HERE.parent / "tests" / "ring" / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def pytest_benchmark_update_machine_info(config: object, machine_info: dict[str, Any]) -> None:
-    machine_info["hvring"] = measure.machine()
+def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict[str, Any]) -> None:
+    machine_info["hvring"] = config.stash[FACTS]
 
 
 @pytest.fixture

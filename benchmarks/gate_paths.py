@@ -16,6 +16,7 @@ from itertools import repeat
 COUNT = 2048
 BATCH = 64
 SIZE = 64
+SLOWER = "send + recv_into, made slower"  # the gate must find it worse than the path without the last words
 
 
 def paths() -> dict[str, Callable[[int], None]]:
@@ -47,9 +48,9 @@ def paths() -> dict[str, Callable[[int], None]]:
 
         return loop
 
-    def to_packet(end: RingProducer | Channel, other: RingConsumer | Channel) -> Callable[[int], None]:
+    def to_object(end: RingProducer | Channel, take: Callable[[], object]) -> Callable[[int], None]:
         def loop(n: int) -> None:
-            send, receive, data = end.send, other.recv, payload
+            send, receive, data = end.send, take, payload
             for _ in repeat(None, n):
                 send(data)
                 receive()
@@ -59,6 +60,19 @@ def paths() -> dict[str, Callable[[int], None]]:
     def empty(n: int) -> None:
         for _ in repeat(None, n):
             pass
+
+    def two_calls(n: int) -> None:
+        send, receive, data, buffer = [].count, [].count, payload, target
+        for _ in repeat(None, n):
+            send(data)
+            receive(buffer)
+
+    def slower(n: int) -> None:
+        send, receive, data, buffer = producer.send, consumer.recv_into, payload, target
+        for _ in repeat(None, n):
+            send(data)
+            more = n  # noqa: F841
+            receive(buffer)
 
     def keywords(n: int) -> None:
         send, receive, data, buffer = producer.send, consumer.recv_into, payload, target
@@ -91,25 +105,28 @@ def paths() -> dict[str, Callable[[int], None]]:
 
     return {
         "empty loop": empty,
+        "two empty calls": two_calls,
         "send + recv_into": into(producer, consumer),
-        "send + recv to a Packet": to_packet(producer, consumer),
+        "send + recv_bytes": to_object(producer, consumer.recv_bytes),
+        "send + recv to a Packet": to_object(producer, consumer.recv),
         "send with keywords + recv_into": keywords,
         "Channel.send + recv_into": into(guest, host),
-        "Channel.send + recv to a Packet": to_packet(guest, host),
+        "Channel.send + recv to a Packet": to_object(guest, host.recv),
         "send_batch + recv_batch of 64": arrays,
         "send_many + recv_payloads of 64": lists,
         "send_many + recv_many of 64": packets,
         "recv_into on an empty ring": nothing_there,
+        SLOWER: slower,
     }
 
 
-def dpdk_pair(library: str) -> Callable[[int], None]:
-    """The C peer's loop, for comparison; no baseline, since it is not ours to change."""
+def c_pairs(library: str) -> Callable[[int], None]:
+    """A C peer's loop, for comparison; no baseline, since it is not ours to change."""
     import ctypes
 
     memory = ctypes.create_string_buffer(131072 + 3 * 4096)
     address = (ctypes.addressof(memory) + 4095) & ~4095
-    ring, data = ctypes.c_void_p(address), ctypes.create_string_buffer(SIZE + 8)
+    ring, data = ctypes.c_void_p(address), ctypes.create_string_buffer(SIZE + 64)
     peer = ctypes.CDLL(library)
 
     def loop(n: int) -> None:
@@ -118,9 +135,12 @@ def dpdk_pair(library: str) -> Callable[[int], None]:
     return loop
 
 
-def main(root: str, library: str = "") -> None:
+def main(root: str, *libraries: str) -> None:
     sys.path.insert(0, root)
-    for path in [*paths().values(), *([dpdk_pair(library)] if library else [])]:
+    # half-full pools of every size: else the allocator may be at a pool's edge, and take and give it back each time
+    ballast = [bytes(size) for size in range(0, 480, 8) for _ in range(128)]
+    del ballast[::2]
+    for path in [*paths().values(), *map(c_pairs, libraries)]:
         path(4 * BATCH)  # warm: specialised byte code, free lists
         os.getppid()
         path(COUNT)

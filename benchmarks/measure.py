@@ -23,16 +23,22 @@ def in_turns(
 ) -> dict[str, list[float]]:
     """Every candidate returns one measurement; a round runs each once.  Samples and facts go into the results.
 
-    The first candidate is the one that pytest-benchmark itself times.  Without --benchmark-enable one round is run, to
-    see that it works.
+    The first candidate is the one that pytest-benchmark itself times, once a round.  With --benchmark-disable one round
+    is run, to see that it works.
     """
-    rounds = rounds if benchmark.enabled else 1
     samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
-            samples[name].append(run())
+    first, *others = candidates
+
+    def take(name: str) -> None:
+        samples[name].append(candidates[name]())
+
+    def the_others() -> tuple[tuple[()], dict[str, Any]]:
+        for name in others:
+            take(name)
+        return (), {}
+
+    benchmark.pedantic(lambda: take(first), setup=the_others, rounds=rounds)
     benchmark.extra_info.update(unit=unit, samples=samples, **facts)
-    benchmark.pedantic(next(iter(candidates.values())), rounds=2 if benchmark.enabled else 1)
     return samples
 
 
@@ -48,9 +54,11 @@ def timed(step: Callable[[], object], count: int, per: int = 1) -> Run:
     return run
 
 
-def pairs(send: Callable[[Any], object], receive: Callable[..., object], payload: Any, *into: object) -> Run:
+def pairs(
+    send: Callable[[Any], object], receive: Callable[..., object], payload: Any, *into: object, count: int = 0
+) -> Run:
     """ns of `send(payload)` and `receive(*into)`, bound methods, in a loop without a function around them."""
-    count = 20_000 if len(payload) <= 1024 else 5_000
+    count = count or (20_000 if len(payload) <= 1024 else 5_000)
 
     def run() -> float:
         put, get, data = send, receive, payload

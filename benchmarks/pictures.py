@@ -6,84 +6,182 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
-
-if TYPE_CHECKING:
-    from report import Run
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from targets import Run
 
 plt.rcParams["svg.hashsalt"] = "hvring"  # the same data give the same file
+plt.rcParams["svg.fonttype"] = "none"  # text stays text: small files
+plt.rcParams["font.size"] = 9
+
+PEERS = {"DPDK": "tab:green", "linux_hv": "tab:blue"}  # dashed
+LIMITS = {"memcpy": "0.2", "two empty calls": "0.6"}  # dotted
+OURS = ["tab:red", "tab:orange", "tab:purple", "tab:pink", "tab:olive"]
+
+OVER = (  # file, test with the number that grows, title, axis
+    ("packets", r"test_one_packet\[(\d+)\]", "one packet in and out, a Python call each", "payload, bytes"),
+    (
+        "copies",
+        r"test_from_a_page_aligned_buffer\[(\d+)\]",
+        "from and to page-aligned buffers",
+        "payload, bytes",
+    ),
+    ("cimport", r"test_a_pair_without_the_gil\[(\d+)\]", "cimport, without the GIL", "payload, bytes"),
+    ("batch", r"test_over_the_batch\[(\d+)\]", "64 bytes, ring of 128 KiB", "packets in a batch"),
+    ("ring", r"test_over_the_ring\[(\d+)\]", "64 bytes, batches of 64", "bytes in the ring"),
+)
 
 
 def draw(run: Run, folder: Path) -> list[Path]:
     """Writes the pictures that this run has the data for."""
-    drawn = [
-        over(run, "test_one_packet", "payload, bytes", "packets", folder),
-        over(
-            run,
-            "test_from_a_page_aligned_buffer",
-            "payload from a page-aligned buffer, bytes",
-            "copies",
-            folder,
-        ),
-        over(run, "test_a_pair_without_the_gil", "payload at C level, bytes", "cimport", folder),
-        over(run, "test_over_the_batch", "packets in a batch", "batch", folder),
-        over(run, "test_over_the_ring", "bytes of the ring, batches of 64", "ring", folder),
-        latency(run, folder),
-    ]
+    drawn = [over(run, folder, *each) for each in OVER]
+    drawn += [between(run, folder), ways(run, folder), latency(run, folder)]
     return [path for path in drawn if path is not None]
 
 
 def save(figure: Any, folder: Path, name: str) -> Path:
     path = folder / f"{name}.svg"
-    figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
     return path
 
 
-def over(run: Run, test: str, axis: str, name: str, folder: Path) -> Path | None:
+def looks(candidate: str, ours: int) -> dict[str, Any]:
+    """How a line is drawn; `ours`: how many of ours came before."""
+    if candidate in LIMITS:
+        return {"color": LIMITS[candidate], "linestyle": ":", "label": f"limit: {candidate}"}
+    if candidate.startswith("memcpy"):
+        return {"color": "tab:brown", "linestyle": ":", "label": candidate}
+    for peer, color in PEERS.items():
+        if candidate.startswith(peer):
+            return {"color": color, "linestyle": "--", "label": f"{candidate}, in C"}
+    return {"color": OURS[ours % len(OURS)], "linewidth": 2, "label": candidate}
+
+
+def number(value: float, _position: object = None) -> str:
+    if value >= 1 << 20 and value % (1 << 20) == 0:
+        return f"{value / (1 << 20):g} Mi"
+    if value >= 1 << 10 and value % (1 << 10) == 0:
+        return f"{value / (1 << 10):g} Ki"
+    return f"{value:g}"
+
+
+def over(run: Run, folder: Path, name: str, test: str, title: str, axis: str) -> Path | None:
     """ns per packet, and millions of packets per second, of each candidate over the number in the test's name."""
     points: dict[str, list[tuple[int, float]]] = {}
     for full, found in run.tests.items():
-        match = re.fullmatch(rf"{test}\[(\d+)\]", full)
-        if match:
+        if match := re.fullmatch(test, full):
             for candidate, samples in found["samples"].items():
-                points.setdefault(candidate, []).append((max(int(match[1]), 1), median(samples)))
+                points.setdefault(candidate, []).append((int(match[1]), median(samples)))
     if not points:
         return None
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    ours = 0
     for candidate, line in points.items():
         x, y = zip(*sorted(line), strict=True)
-        style = ":" if candidate == "memcpy" else "--" if candidate == "DPDK" else "-"
-        left.plot(x, y, style, marker=".", label=candidate)
-        right.plot(x, [1e3 / each for each in y], style, marker=".", label=candidate)
-    for part, label in ((left, "ns per packet, in and out"), (right, "million packets per second")):
-        part.set(xscale="log", yscale="log", xlabel=axis, ylabel=label)
-        part.grid(alpha=0.3, which="both")
-    left.legend(fontsize=8)
+        style = looks(candidate, ours)
+        ours += "linewidth" in style
+        left.plot(x, y, marker=".", **style)
+        if candidate != "two empty calls":
+            right.plot(x, [1e3 / each for each in y], marker=".", **style)
+    ticks = sorted({x for line in points.values() for x, _ in line})
+    for part, label in ((left, "ns per packet"), (right, "million packets per second")):
+        part.set_xscale("symlog", base=2, linthresh=16) if ticks[0] == 0 else part.set_xscale("log", base=2)
+        part.set(xlabel=axis, ylabel=label, title=title)
+        part.set_xticks(spread(ticks))
+        part.xaxis.set_minor_locator(NullLocator())
+        part.xaxis.set_major_formatter(FuncFormatter(number))
+        logarithmic(part)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return save(figure, folder, name)
+
+
+def logarithmic(part: Any) -> None:
+    part.set_yscale("log")
+    part.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    part.yaxis.set_major_formatter(FuncFormatter(number))
+    part.yaxis.set_minor_locator(NullLocator())
+    part.grid(alpha=0.3)
+
+
+def spread(ticks: list[int]) -> list[int]:
+    """Without those that would be written over their neighbour."""
+    kept = ticks[:1]
+    for tick in ticks[1:]:
+        if tick >= 1.5 * kept[-1]:
+            kept.append(tick)
+    return kept
+
+
+def between(run: Run, folder: Path) -> Path | None:
+    """From process to process: millions per second over the batch, with four fifths of the rounds around the median."""
+    tests = {ring: f"test_one_way_over_the_batch[{ring}]" for ring in (131072, 2097152)}
+    if not all(test in run.tests for test in tests.values()):
+        return None
+    figure, parts = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for part, (ring, test) in zip(parts, tests.items(), strict=True):
+        found = run.tests[test]["samples"]
+        batches = {int(name.split()[-1]): name for name in found if name.startswith("hvring")}
+        lines = {"hvring": list(batches.values()), **{n: [n] * len(batches) for n in found if n in PEERS}}
+        for line, names in lines.items():
+            rates = [sorted(1e3 / each for each in found[name]) for name in names]
+            style = looks(line, 0)
+            part.plot(list(batches), [median(each) for each in rates], marker=".", **style)
+            cut = len(rates[0]) // 10
+            bounds = [[each[cut] for each in rates], [each[-1 - cut] for each in rates]]
+            part.fill_between(list(batches), *bounds, color=style["color"], alpha=0.12, linewidth=0)
+        part.set_xscale("log", base=2)
+        title = f"64 bytes from process to process, ring of {number(ring)}B"
+        part.set(xlabel="packets in a batch of hvring's", ylabel="million packets per second", title=title)
+        part.xaxis.set_major_formatter(FuncFormatter(number))
+        logarithmic(part)
+    figure.legend(*parts[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return save(figure, folder, "two-processes")
+
+
+def ways(run: Run, folder: Path) -> Path | None:
+    """Bars: a pair of packets from Python by different bindings."""
+    found = run.tests.get("test_other_ways_from_python[64]")
+    if found is None:
+        return None
+    medians = {name: median(samples) for name, samples in found["samples"].items()}
+    figure, part = plt.subplots(figsize=(8, 0.4 * len(medians) + 1), layout="constrained")
+    for candidate, value in sorted(medians.items(), key=lambda pair: -pair[1]):
+        style = looks(candidate, 0)
+        color = style["color"] if candidate == "hvring" or candidate in PEERS else "0.7"
+        bar = part.barh(style["label"] if candidate in PEERS else candidate, value, color=color)
+        part.bar_label(bar, [f"{value:.0f} ns"], padding=3)
+    part.set(xlabel="ns for one packet of 64 bytes, in and out", xlim=(0, 1.15 * max(medians.values())))
+    return save(figure, folder, "ways")
 
 
 def latency(run: Run, folder: Path) -> Path | None:
     """Round trips: ns at the percentiles."""
-    figure, parts = plt.subplots(1, 2, figsize=(11, 4))
-    drawn = False
-    for part, test in zip(parts, ("test_spinning", "test_sleeping"), strict=True):
-        for candidate, found in run.tests.get(test, {}).get("percentiles", {}).items():
-            part.plot([f"{int(p) / 100:g}" for p in found], list(found.values()), marker=".", label=candidate)
-            drawn = True
-        part.set(
-            yscale="log", xlabel="percentile", ylabel="ns per round trip", title=test.removeprefix("test_")
-        )
-        part.grid(alpha=0.3)
-        if drawn:
-            part.legend(fontsize=8)
-    if not drawn:
-        plt.close(figure)
+    tests = [test for test in ("test_spinning", "test_sleeping") if "percentiles" in run.tests.get(test, {})]
+    if not tests:
         return None
+    figure, parts = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for part, test in zip(parts, tests, strict=False):
+        ours = 0
+        for candidate, found in run.tests[test]["percentiles"].items():
+            style = looks(candidate, ours)
+            ours += "linewidth" in style
+            part.plot(
+                ["best" if p == "0" else f"{int(p) / 100:g}" for p in found],
+                [each / 1e3 for each in found.values()],
+                marker=".",
+                **style,
+            )
+        part.set(
+            xlabel="percentile",
+            ylabel="µs there and back, 64 bytes",
+            title=test.removeprefix("test_"),
+        )
+        logarithmic(part)
+        part.legend(fontsize=8)
     return save(figure, folder, "latency")

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dpdk import Ring
-from measure import in_turns, shared_ring, timed
+from limits import Limits
+from measure import Run, in_turns, shared_ring, timed
+from test_speed_packets import in_c
 
 from hvring.ring import RingConsumer, RingProducer
 from hvring.vmbus.arrays import descriptor_dtype
@@ -23,13 +24,12 @@ def table(batch: int, size: int) -> memoryview:
     return memoryview(rows.tobytes())
 
 
-def forms(ring: int, batch: int, size: int, library: ctypes.CDLL) -> dict[str, Any]:
+def forms(ring: int, batch: int, size: int, peers: dict[str, ctypes.CDLL], limits: Limits) -> dict[str, Run]:
     memory = shared_ring(ring)
     producer, consumer = RingProducer(memory), RingConsumer(memory)
     data, target = bytearray(batch * size), bytearray(batch * (size + 8))
     rows, found = table(batch, size), bytearray(24 * batch)
     payloads = [bytes(size)] * batch
-    peer = Ring(library, ring)
     turns = max(1, 20_000 // batch)
 
     def arrays() -> None:
@@ -57,20 +57,23 @@ def forms(ring: int, batch: int, size: int, library: ctypes.CDLL) -> dict[str, A
     for step in steps.values():  # all of it passes, and the ring is empty again
         step()
         assert producer.free == producer.size
-    runs: dict[str, Any] = {name: timed(step, turns, batch) for name, step in steps.items()}
-    return runs | {"DPDK": lambda: peer.pairs(size, 20_000)}
+    return {
+        **{name: timed(step, turns, batch) for name, step in steps.items()},
+        **in_c(peers, size, data=ring),
+        "memcpy": limits.copies(size),
+    }
 
 
 @pytest.mark.parametrize("batch", [1, 4, 16, 64, 256])
-def test_over_the_batch(benchmark: Any, batch: int, dpdk_library: ctypes.CDLL) -> None:
-    in_turns(benchmark, forms(131072, batch, 64, dpdk_library), batch=batch, ring=131072, size=64)
+def test_over_the_batch(benchmark: Any, batch: int, peers: dict[str, ctypes.CDLL], limits: Limits) -> None:
+    in_turns(benchmark, forms(131072, batch, 64, peers, limits), batch=batch, ring=131072, size=64)
 
 
 @pytest.mark.parametrize("ring", [8192, 16384, 65536, 262144, 2097152])
-def test_over_the_ring(benchmark: Any, ring: int, dpdk_library: ctypes.CDLL) -> None:
-    in_turns(benchmark, forms(ring, 64, 64, dpdk_library), batch=64, ring=ring, size=64)
+def test_over_the_ring(benchmark: Any, ring: int, peers: dict[str, ctypes.CDLL], limits: Limits) -> None:
+    in_turns(benchmark, forms(ring, 64, 64, peers, limits), batch=64, ring=ring, size=64)
 
 
 @pytest.mark.parametrize("size", [256, 1024])
-def test_over_the_size(benchmark: Any, size: int, dpdk_library: ctypes.CDLL) -> None:
-    in_turns(benchmark, forms(131072, 64, size, dpdk_library), batch=64, ring=131072, size=size)
+def test_over_the_size(benchmark: Any, size: int, peers: dict[str, ctypes.CDLL], limits: Limits) -> None:
+    in_turns(benchmark, forms(131072, 64, size, peers, limits), batch=64, ring=131072, size=size)

@@ -9,20 +9,20 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from dpdk import Ring
+from limits import Limits
 from measure import in_turns, shared_ring
+from test_speed_packets import in_c
 
 from hvring.ring import RingConsumer, RingProducer
 
 
 @pytest.mark.parametrize("size", [16, 64, 256, 1024, 4096])
 def test_a_pair_without_the_gil(
-    benchmark: Any, size: int, dpdk_library: ctypes.CDLL, pump: ModuleType
+    benchmark: Any, size: int, peers: dict[str, ctypes.CDLL], pump: ModuleType, limits: Limits
 ) -> None:
     memory = shared_ring()
     producer, consumer = RingProducer(memory), RingConsumer(memory)
     payload, target, count = bytes(size), bytearray(size), 20_000
-    peer = Ring(dpdk_library)
 
     def cimport() -> float:
         start = time.perf_counter_ns()
@@ -35,8 +35,9 @@ def test_a_pair_without_the_gil(
         benchmark,
         {
             "hvring": cimport,
-            "DPDK": lambda: peer.pairs(size, count),
-            "memcpy": lambda: peer.copies(size, count),
+            **in_c(peers, size, count),
+            "memcpy": limits.copies(size),
         },
+        rounds=31,
         size=size,
     )

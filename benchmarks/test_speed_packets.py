@@ -4,32 +4,47 @@
 from __future__ import annotations
 
 import ctypes
-from types import ModuleType
+from collections.abc import Callable
 from typing import Any
 
+import bindings
 import pytest
-from dpdk import Ring
-from measure import in_turns, pairs, shared_ring, timed
+from limits import Limits, two_calls
+from measure import Run, in_turns, pairs, shared_ring, timed
+from peers import Ring, Unavailable
+from plain import PlainRing
 
 from hvring.ring import RingConsumer, RingProducer
 
 SIZES = [0, 16, 64, 128, 256, 1024, 4096, 16384]
 
 
+def in_c(peers: dict[str, ctypes.CDLL], size: int, count: int = 20_000, data: int = 131072) -> dict[str, Run]:
+    """Pairs in C of each peer."""
+
+    def of(library: ctypes.CDLL) -> Run:
+        ring = Ring(library, data)
+        return lambda: ring.pairs(size, count)
+
+    return {name: of(library) for name, library in peers.items()}
+
+
 @pytest.mark.parametrize("size", SIZES)
-def test_one_packet(benchmark: Any, size: int, dpdk_library: ctypes.CDLL) -> None:
+def test_one_packet(benchmark: Any, size: int, peers: dict[str, ctypes.CDLL], limits: Limits) -> None:
     memory = shared_ring()
     producer, consumer = RingProducer(memory), RingConsumer(memory)
-    payload = bytes(size)
-    peer = Ring(dpdk_library)
+    payload, target = bytes(size), bytearray(size)
     in_turns(
         benchmark,
         {
-            "hvring": pairs(producer.send, consumer.recv_into, payload, bytearray(size)),
+            "hvring": pairs(producer.send, consumer.recv_into, payload, target),
+            "hvring, to bytes": pairs(producer.send, consumer.recv_bytes, payload),
             "hvring, to a Packet": pairs(producer.send, consumer.recv, payload),
-            "DPDK": lambda: peer.pairs(size, 20_000),
-            "memcpy": lambda: peer.copies(size, 20_000),
+            **in_c(peers, size, 20_000 if size <= 1024 else 5_000),
+            "memcpy": limits.copies(size),
+            "two empty calls": two_calls(payload, target),
         },
+        rounds=31,
         size=size,
     )
     assert consumer.recv() is None
@@ -37,17 +52,16 @@ def test_one_packet(benchmark: Any, size: int, dpdk_library: ctypes.CDLL) -> Non
 
 @pytest.mark.parametrize("size", [64, 1024])
 def test_one_packet_through_a_channel(
-    benchmark: Any, size: int, dpdk_library: ctypes.CDLL, channels: Any
+    benchmark: Any, size: int, peers: dict[str, ctypes.CDLL], channels: Any
 ) -> None:
     guest, host = channels()
     host.mask()  # the reader is awake: no signal per packet
-    peer = Ring(dpdk_library)
     in_turns(
         benchmark,
         {
             "hvring": pairs(guest.send, host.recv_into, bytes(size), bytearray(size)),
             "hvring, to a Packet": pairs(guest.send, host.recv, bytes(size)),
-            "DPDK": lambda: peer.pairs(size, 20_000),
+            **in_c(peers, size),
         },
         size=size,
     )
@@ -55,40 +69,33 @@ def test_one_packet_through_a_channel(
 
 
 @pytest.mark.parametrize("size", [64, 1024])
-def test_other_ways_from_python(
-    benchmark: Any, size: int, dpdk_library: ctypes.CDLL, plain: ModuleType
-) -> None:
-    """ctypes around the C ring, as a binding without Cython would be; and plain Python over a bytearray."""
+def test_other_ways_from_python(benchmark: Any, size: int, peers: dict[str, ctypes.CDLL]) -> None:
+    """A C peer's ring through ctypes and cffi, as bindings without Cython would be; and a ring in plain Python."""
     memory = shared_ring()
     producer, consumer = RingProducer(memory), RingConsumer(memory)
-    ring = Ring(dpdk_library)
-    channel = ctypes.c_void_p(dpdk_library.bench_open(ring.address, ring.address, ring.size))
-    send, receive, source, target = (
-        dpdk_library.bench_send,
-        dpdk_library.bench_recv,
-        ring.source_at,
-        ring.target_at,
+    payload, target = bytes(size), bytearray(size)
+    candidates = {
+        "hvring": pairs(producer.send, consumer.recv_into, payload, target),
+        **in_c(peers, size),
+    }
+    ways: tuple[tuple[str, Callable[..., bindings.Pair]], ...] = (
+        ("cffi", bindings.by_cffi),
+        ("ctypes", bindings.by_ctypes),
     )
-
-    def by_ctypes() -> None:
-        send(channel, source, size)
-        receive(channel, target, size)
-
-    model, payload = plain.Model(bytearray(4096 + 8192)), bytes(size)
-
-    def by_hand() -> None:
-        model.send(payload)
-        model.recv()
-
-    in_turns(
-        benchmark,
-        {
-            "hvring": pairs(producer.send, consumer.recv_into, payload, bytearray(size)),
-            "ctypes over DPDK": timed(by_ctypes, 5_000),
-            "plain Python": timed(by_hand, 100),
-        },
-        rounds=7,
-        size=size,
-    )
-    assert receive(channel, target, size) == -1
-    dpdk_library.bench_close(channel)
+    opened = []
+    for peer, library in peers.items():
+        for name, way in ways:
+            ring = Ring(library)
+            channel = library.bench_open(ring.address, ring.address, ring.size)
+            opened.append((library, ring, channel))
+            try:
+                candidates[f"{name} over {peer}"] = timed(way(library, ring, channel, size), 5_000)
+            except Unavailable as why:
+                benchmark.extra_info[name] = str(why)
+    plain = PlainRing(bytearray(4096 + 131072))
+    candidates["plain Python"] = pairs(plain.send, plain.recv_into, payload, target, count=2_000)
+    in_turns(benchmark, candidates, size=size)
+    for library, ring, channel in opened:  # all that was sent was received
+        assert library.bench_recv(ctypes.c_void_p(channel), ring.target_at, size) == -1
+        library.bench_close(ctypes.c_void_p(channel))
+    assert plain.recv_into(target) is None

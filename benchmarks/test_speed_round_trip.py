@@ -204,14 +204,17 @@ def answer_asyncio(channel: Any, count: int) -> None:
     asyncio.run(main())
 
 
-def test_spinning(benchmark: Any, dpdk_library: ctypes.CDLL) -> None:
+def test_spinning(benchmark: Any, peers: dict[str, ctypes.CDLL]) -> None:
     count = 20_000 if benchmark.enabled else 500
-    kept: dict[str, list[int]] = {"hvring": [], "DPDK": []}
+    kept: dict[str, list[int]] = {"hvring": [], **{name: [] for name in peers}}
     in_turns(
         benchmark,
         {
             "hvring": spinning(count, kept["hvring"]),
-            "DPDK": of_dpdk(dpdk_library, count, kept["DPDK"], ping=False, pong=False),
+            **{
+                name: of_dpdk(library, count, kept[name], ping=False, pong=False)
+                for name, library in peers.items()
+            },
         },
         unit="ns/round trip, median",
         rounds=9,
