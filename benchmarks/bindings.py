@@ -10,7 +10,7 @@ import sysconfig
 from collections.abc import Callable
 
 from measure import cache
-from peers import Ring, Unavailable, run, stale
+from peers import Ring, Unavailable, run
 
 DECLARED = "int bench_send(void *c, void *data, uint32_t length); int bench_recv(void *c, void *data, uint32_t room);"
 BUILD = """
@@ -44,7 +44,7 @@ def by_cffi(library: ctypes.CDLL, ring: Ring, channel: int, size: int) -> Pair:
         raise Unavailable("cffi is not installed") from None
     folder = cache() / f"cffi-{library.path.stem}-{sysconfig.get_config_var('SOABI')}"
     built = next(iter(folder.glob("cffi_peer*.so")), None)
-    if built is None or stale(built, library.path):
+    if built is None:
         folder.mkdir(exist_ok=True)
         run([sys.executable, "-c", BUILD, DECLARED, str(library.path), str(folder)], folder)
         built = next(folder.glob("cffi_peer*.so"))

@@ -8,7 +8,7 @@ import platform
 from pathlib import Path
 
 from measure import cache
-from peers import FLAGS, HERE, Ring, Unavailable, load, need, run, stale
+from peers import FLAGS, HERE, Ring, Unavailable, kept, load, need, run
 
 __all__ = ["Ring", "Unavailable", "built", "library"]
 
@@ -16,9 +16,9 @@ MEMBERS = ("bus_vmbus_vmbus_bufring.c.o", "bus_vmbus_vmbus_channel.c.o")
 
 
 def built() -> Path:
-    """dpdk.c linked with the driver's objects, built once.  Raises Unavailable with the reason."""
-    path = cache() / "dpdk_peer.so"
-    if stale(path, HERE / "dpdk.c", HERE / "peer_loops.h"):
+    """dpdk.c linked with the driver's objects, built once per text of it.  Raises Unavailable with the reason."""
+    path = kept("dpdk_peer", "dpdk.c", "peer_loops.h")
+    if not path.exists():
         build(path)
     return path
 

@@ -9,16 +9,16 @@ import time
 from itertools import repeat
 from typing import Any
 
-from measure import CONTROL, Run, cache, two_processes
-from peers import FLAGS, HERE, run, stale
+from measure import CONTROL, Run, two_processes
+from peers import FLAGS, HERE, kept, run
 
 
 class Limits:
     """The loops of limits.c over memory of their own."""
 
     def __init__(self, data: int = 131072) -> None:
-        path = cache() / "limits.so"
-        if stale(path, HERE / "limits.c"):
+        path = kept("limits", "limits.c")
+        if not path.exists():
             run(["cc", *FLAGS, "-o", str(path), str(HERE / "limits.c")], HERE)
         self.library = ctypes.CDLL(str(path))
         self.library.bench_copies.restype = ctypes.c_uint64

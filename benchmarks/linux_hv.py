@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from measure import cache
-from peers import FLAGS, HERE, Unavailable, load, need, run, stale
+from peers import FLAGS, HERE, Unavailable, kept, load, need, run
 
 FILES = ("vmbus_bufring.c", "vmbus_bufring.h")
 FIRST = (6, 10)  # the first version that has them
@@ -21,8 +21,8 @@ FIRST = (6, 10)  # the first version that has them
 
 def library() -> ctypes.CDLL:
     """The loops over that ring, built once.  Raises Unavailable with the reason."""
-    path = cache() / "linux_hv_peer.so"
-    if stale(path, HERE / "linux_hv.c", HERE / "peer_loops.h"):
+    path = kept("linux_hv_peer", "linux_hv.c", "peer_loops.h")
+    if not path.exists():
         folder = cache() / "linux_hv"
         if not all((folder / name).exists() for name in FILES):
             fetch(folder)

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import mmap
 import shutil
 import subprocess
 from pathlib import Path
 
-from measure import CONTROL
+from measure import CONTROL, cache
 
 HERE = Path(__file__).parent
 # a call within the library is a call, not a jump through a table
@@ -39,9 +40,10 @@ def run(command: list[str], folder: Path, timeout: float = 60) -> str:
     return done.stdout
 
 
-def stale(target: Path, *sources: Path) -> bool:
-    """Whether `target` must be built anew."""
-    return not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in sources)
+def kept(stem: str, *sources: str) -> Path:
+    """Where the library made of these files here is kept: per text of them, since two clones may share the cache."""
+    text = b"".join((HERE / source).read_bytes() for source in sources)
+    return cache() / f"{stem}-{hashlib.sha256(text).hexdigest()[:12]}.so"
 
 
 def load(path: Path) -> ctypes.CDLL:

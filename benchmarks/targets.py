@@ -304,8 +304,7 @@ ROWS = [
         "test_sleeping",
         "hvring",
         1.1,
-        0.5,
-        "DPDK and eventfd",
+        peer="DPDK and eventfd",
     ),
     *(
         Row(f"the same, {how}", LOOKING, candidate, 1.1, 0.5, "DPDK and eventfd")
