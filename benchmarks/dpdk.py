@@ -16,8 +16,8 @@ MEMBERS = ("bus_vmbus_vmbus_bufring.c.o", "bus_vmbus_vmbus_channel.c.o")
 
 
 def built() -> Path:
-    """dpdk.c linked with the driver's objects, built once.  Raises Unavailable with the reason."""
-    path = kept("dpdk_peer", HERE / "dpdk.c", HERE / "peer_loops.h")
+    """dpdk.c linked with the driver's objects, built once per text of it.  Raises Unavailable with the reason."""
+    path = kept("dpdk_peer", "dpdk.c", "peer_loops.h")
     if not path.exists():
         build(path)
     return path

@@ -17,7 +17,7 @@ class Limits:
     """The loops of limits.c over memory of their own."""
 
     def __init__(self, data: int = 131072) -> None:
-        path = kept("limits", HERE / "limits.c")
+        path = kept("limits", "limits.c")
         if not path.exists():
             run(["cc", *FLAGS, "-o", str(path), str(HERE / "limits.c")], HERE)
         self.library = ctypes.CDLL(str(path))

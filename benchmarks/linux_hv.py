@@ -21,7 +21,7 @@ FIRST = (6, 10)  # the first version that has them
 
 def library() -> ctypes.CDLL:
     """The loops over that ring, built once.  Raises Unavailable with the reason."""
-    path = kept("linux_hv_peer", HERE / "linux_hv.c", HERE / "peer_loops.h")
+    path = kept("linux_hv_peer", "linux_hv.c", "peer_loops.h")
     if not path.exists():
         folder = cache() / "linux_hv"
         if not all((folder / name).exists() for name in FILES):

@@ -40,10 +40,10 @@ def run(command: list[str], folder: Path, timeout: float = 60) -> str:
     return done.stdout
 
 
-def kept(name: str, *sources: Path) -> Path:
-    """Where what is built from these texts is kept: other texts, as of another clone, go elsewhere."""
-    texts = hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-    return cache() / f"{name}-{texts[:12]}.so"
+def kept(stem: str, *sources: str) -> Path:
+    """Where the library made of these files here is kept: per text of them, since two clones may share the cache."""
+    text = b"".join((HERE / source).read_bytes() for source in sources)
+    return cache() / f"{stem}-{hashlib.sha256(text).hexdigest()[:12]}.so"
 
 
 def load(path: Path) -> ctypes.CDLL:

@@ -9,7 +9,8 @@
 #include <stdint.h>
 #include <string.h>
 
-#define HV_COPY_OWN 512 /* bytes from which the loops below are used */
+#define HV_COPY_SMALL 128 /* bytes up to which they are copied without a call */
+#define HV_COPY_OWN 512   /* bytes from which the loops below are used */
 
 #if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
 #include <immintrin.h>
@@ -70,12 +71,22 @@ __attribute__((noinline, unused)) static void hv_copy_large(void *to, const void
         hv_copy_sse2((uint8_t *)to, (const uint8_t *)from, n);
 }
 
+/* Small ones in place: a call of memcpy costs as much as the copy. */
 static inline void hv_copy(void *to, const void *from, size_t n)
 {
-    if (__builtin_expect(n < HV_COPY_OWN, 1))
+    uint8_t *t = (uint8_t *)to;
+    const uint8_t *f = (const uint8_t *)from;
+    if (__builtin_expect(n - 16 <= HV_COPY_SMALL - 16, 1)) {
+        __m128i last = _mm_loadu_si128((const __m128i *)(f + n - 16));
+#pragma GCC unroll 1
+        for (size_t i = 0; i + 16 < n; i += 16)
+            _mm_storeu_si128((__m128i *)(t + i), _mm_loadu_si128((const __m128i *)(f + i)));
+        _mm_storeu_si128((__m128i *)(t + n - 16), last);
+    } else if (__builtin_expect(n < HV_COPY_OWN, 1)) {
         memcpy(to, from, n);
-    else
+    } else {
         hv_copy_large(to, from, n);
+    }
 }
 
 #else

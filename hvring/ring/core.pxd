@@ -176,12 +176,11 @@ cdef inline uint32_t hv_tx_free(const hv_ring *r) noexcept nogil:
 
 cdef inline int hv_tx_look(hv_ring *r) noexcept nogil:
     """Look at the reader's index anew.  Acquire: partner of the release in hv_rx_release."""
-    cdef uint64_t both = hv_load_acquire64(r.control + HV_WRITE_INDEX)
-    cdef uint32_t read = <uint32_t>(both >> 32)
+    cdef uint32_t read = hv_load_acquire32(r.control + HV_READ_INDEX)
     cdef int bad = hv_check_read(read, r.size)
     if bad != HV_OK:
         return bad
-    if <uint32_t>both != r.published:
+    if hv_load_relaxed32(r.control + HV_WRITE_INDEX) != r.published:
         return HV_BAD_OWN_WRITE
     if hv_distance(r.published, read, r.size) > hv_distance(r.published, r.peer, r.size):
         return HV_BAD_READ_BACK
@@ -326,12 +325,11 @@ cdef inline uint32_t hv_rx_available(const hv_ring *r) noexcept nogil:
 
 cdef inline int hv_rx_look(hv_ring *r) noexcept nogil:
     """Look at the writer's index anew.  Acquire: partner of the release in hv_tx_publish."""
-    cdef uint64_t both = hv_load_acquire64(r.control + HV_WRITE_INDEX)
-    cdef uint32_t write = <uint32_t>both
+    cdef uint32_t write = hv_load_acquire32(r.control + HV_WRITE_INDEX)
     cdef int bad = hv_check_write(write, r.size)
     if hv_rare(bad != HV_OK):
         return bad
-    if hv_rare(<uint32_t>(both >> 32) != r.published):
+    if hv_rare(hv_load_relaxed32(r.control + HV_READ_INDEX) != r.published):
         return HV_BAD_OWN_READ
     # equal: everything that was seen is read and released, so nothing can be withdrawn
     if hv_rare(r.peer != r.published) and hv_nearer(write, r.peer, r.published, r.size):
