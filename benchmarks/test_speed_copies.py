@@ -24,8 +24,9 @@ def test_from_a_page_aligned_buffer(
     benchmark: Any, size: int, peers: dict[str, ctypes.CDLL], limits: Limits
 ) -> None:
     producer, consumer, candidates = forms(size, 0, peers, limits)
-    rows = table(BATCH, size)
-    data = memoryview(mmap.mmap(-1, BATCH * size))
+    one = table(1, size)
+    rows = memoryview(bytes(one) * BATCH)  # the same bytes each time, as the others have
+    data = memoryview(mmap.mmap(-1, size))
 
     def seen_in_place() -> None:
         producer.send_batch(data, rows)

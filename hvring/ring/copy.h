@@ -71,22 +71,34 @@ __attribute__((noinline, unused)) static void hv_copy_large(void *to, const void
         hv_copy_sse2((uint8_t *)to, (const uint8_t *)from, n);
 }
 
-/* Small ones in place: a call of memcpy costs as much as the copy. */
+/* 16 <= n <= HV_COPY_SMALL, in place: a call of memcpy costs as much as the copy. */
+static inline void hv_copy_small(uint8_t *to, const uint8_t *from, size_t n)
+{
+    __m128i last = _mm_loadu_si128((const __m128i *)(from + n - 16));
+    if (n > 32) {
+        __m128i before = _mm_loadu_si128((const __m128i *)(from + n - 32));
+#pragma GCC unroll 1
+        for (size_t i = 0; i + 32 < n; i += 32) {
+            __m128i a = _mm_loadu_si128((const __m128i *)(from + i));
+            __m128i b = _mm_loadu_si128((const __m128i *)(from + i + 16));
+            _mm_storeu_si128((__m128i *)(to + i), a);
+            _mm_storeu_si128((__m128i *)(to + i + 16), b);
+        }
+        _mm_storeu_si128((__m128i *)(to + n - 32), before);
+    } else {
+        _mm_storeu_si128((__m128i *)to, _mm_loadu_si128((const __m128i *)from));
+    }
+    _mm_storeu_si128((__m128i *)(to + n - 16), last);
+}
+
 static inline void hv_copy(void *to, const void *from, size_t n)
 {
-    uint8_t *t = (uint8_t *)to;
-    const uint8_t *f = (const uint8_t *)from;
-    if (__builtin_expect(n - 16 <= HV_COPY_SMALL - 16, 1)) {
-        __m128i last = _mm_loadu_si128((const __m128i *)(f + n - 16));
-#pragma GCC unroll 1
-        for (size_t i = 0; i + 16 < n; i += 16)
-            _mm_storeu_si128((__m128i *)(t + i), _mm_loadu_si128((const __m128i *)(f + i)));
-        _mm_storeu_si128((__m128i *)(t + n - 16), last);
-    } else if (__builtin_expect(n < HV_COPY_OWN, 1)) {
+    if (__builtin_expect(n - 16 <= HV_COPY_SMALL - 16, 1))
+        hv_copy_small((uint8_t *)to, (const uint8_t *)from, n);
+    else if (__builtin_expect(n < HV_COPY_OWN, 1))
         memcpy(to, from, n);
-    } else {
+    else
         hv_copy_large(to, from, n);
-    }
 }
 
 #else
