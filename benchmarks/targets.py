@@ -157,7 +157,7 @@ def idle(metric: str) -> str:
 ONE, BATCH, CIMPORT = "test_one_packet[{}]", "test_over_the_batch[{}]", "test_a_pair_without_the_gil[{}]"
 ALIGNED, CLIFF = "test_from_a_page_aligned_buffer[{}]", "test_at_the_cliff[{}]"
 WAY, COUNTED, IDLE = "test_one_way[64]", "test_instructions", "test_import_and_growth"
-IN_PLACE, LISTS = "hvring, batches of 4, seen in place", "hvring, list to array"
+IN_PLACE, LISTS = "hvring, batches of 7, seen in place", "hvring, list to array"
 AGENT, LOOKING = "hvring run, six services", "test_looking_before_sleeping[0]"
 FLOOR = ("two empty calls", "memcpy")
 
@@ -262,13 +262,21 @@ ROWS = [
     ),
     Row("4 KiB pair, to linux_hv", ONE.format(4096), "hvring", 0.7, 0.65, "linux_hv", "4096", FLOOR),
     Row(
-        "4 KiB in batches of 4 seen in place, to linux_hv",
+        "4 KiB in batches of 7 seen in place, to linux_hv",
         ALIGNED.format(4096),
         IN_PLACE,
         0.7,
         0.65,
         "linux_hv",
         "4096",
+    ),
+    Row(
+        "16 KiB in batches of 7 seen in place, to linux_hv",
+        ALIGNED.format(16384),
+        IN_PLACE,
+        0.7,
+        0.65,
+        "linux_hv",
     ),
     Row(
         "4072 B from a page-aligned buffer, to linux_hv",

@@ -49,6 +49,8 @@ cdef class PacketView:
 
 
 @cython.final
+@cython.freelist(8)
+@cython.no_gc
 cdef class ViewIterator:
     """What RingConsumer.views() returns; ``close()`` ends it early."""
 
