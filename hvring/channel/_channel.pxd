@@ -21,6 +21,7 @@ cdef class Channel:
     cdef object memory
     cdef object on_close
     cdef bint masked
+    cdef bint seen_alive        # since the last signal
     cdef readonly bint closed
     cdef readonly bint rescinded
     cdef unsigned int unchecked

@@ -168,6 +168,9 @@ cdef class Channel:
         if result < 0:
             self.rescinded = True
             self.usable()
+        if self.seen_alive:           # the sleep before this signal would have said so: an answer costs one call less
+            self.seen_alive = False
+            return 0
         if self.sleeper.lifeline < 0 and self.unchecked < LIFELINE_EVERY:
             self.unchecked += 1       # uio's write would have failed; the monitor page's point is to cost no call
             return 0
@@ -185,6 +188,7 @@ cdef class Channel:
     cdef int sleep(self, double deadline) except -1:
         """Sleep, and take what was rung: RUNG, GONE or TIME_OVER."""
         cdef int why = self.sleeper.sleep(deadline)
+        self.seen_alive = why == RUNG
         if why == CLOSED:
             self.usable()
         if why == RUNG and self.take_signals() < 0 or why == GONE:
