@@ -12,7 +12,7 @@ from pathlib import Path
 from lab.cache import Cache
 from lab.root import PYTHON, headers, root
 
-_SOURCES = {".py", ".pyi", ".pyx", ".pxd", ".h", ".c", ".typed"}
+_SOURCES = {".py", ".pyi", ".pyx", ".pxi", ".pxd", ".h", ".c", ".typed"}
 _BUILD = "import sys; from setuptools import build_meta; print(build_meta.build_wheel(sys.argv[1]))"
 _KEPT = 3  # wheels of other trees stay for a while: one goes back and forth between branches
 
