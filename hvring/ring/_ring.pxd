@@ -48,6 +48,7 @@ cdef class Span:
     cdef Py_ssize_t length
     cdef bint readonly
     cdef int *spans         # the owner's count of exported buffers
+    cdef bint *held         # whether the owner still holds the memory
 
 
 cdef class PacketView:

@@ -92,7 +92,7 @@ cdef int attach(hv_ring *ring, Py_buffer *view, object memory, Py_ssize_t offset
             raise ValueError(f"a ring of {length} bytes at {offset} does not fit into {view.len} bytes")
         if mirrored and (size is None or length - control_size > view.len - offset - length):
             raise ValueError("a mirrored ring needs a size, and behind it its data area once more")
-        if control_size < 4096 or control_size & 7:
+        if not 4096 <= control_size <= 0x40000000 or control_size & 7:
             raise ValueError(f"a control page of {control_size} bytes is not possible")
         if length < control_size + 64 or length & 7 or length > 0x40000000:
             raise ValueError(f"a ring cannot have {length} bytes: a control page of {control_size}, at least 64 bytes "
@@ -113,6 +113,8 @@ cdef int attach(hv_ring *ring, Py_buffer *view, object memory, Py_ssize_t offset
 @cython.freelist(8)
 cdef class Span:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
+        if self.spans == NULL or not self.held[0]:
+            raise BufferError("this part of the ring was given back")
         PyBuffer_FillInfo(buffer, self, self.start, self.length, self.readonly, flags)
         self.spans[0] += 1
 
@@ -120,10 +122,11 @@ cdef class Span:
         self.spans[0] -= 1
 
 
-cdef Span span(object owner, int *spans, uint8_t *start, Py_ssize_t length, bint readonly):
+cdef Span span(object owner, int *spans, bint *held, uint8_t *start, Py_ssize_t length, bint readonly):
     cdef Span s = Span.__new__(Span)
     s.owner = owner
     s.spans = spans
+    s.held = held
     s.start = start
     s.length = length
     s.readonly = readonly

@@ -286,6 +286,7 @@ cdef class RingConsumer:
                 raise BufferError("memoryviews into this ring are still held; release them first")
             PyBuffer_Release(&self.memory)
             self.held = False
+            self.ring.own = self.ring.published     # nothing is left to release in memory that may be gone
 
     @property
     def available(self) -> int:

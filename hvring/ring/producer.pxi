@@ -28,6 +28,8 @@ cdef class Claim:
             raise BufferError("slices of this claim's buffer are still held; release them, then commit or abort again")
         self.open = False
         self.producer.claimed = False
+        if self.span is not None:
+            self.span.spans = NULL      # who kept it cannot get at the ring by it any more
         return 0
 
     def commit(self, length=None) -> bool:
@@ -69,6 +71,8 @@ cdef int write_buffer(RingProducer self, object payload, uint64_t transaction_id
         result = hv_tx_write(&self.ring, <const uint8_t *>view.buf, view.len, transaction_id, packet_type, flags)
     finally:
         PyBuffer_Release(&view)
+    if not self.held:
+        unusable(self)
     return result
 
 
@@ -115,6 +119,8 @@ cdef class RingProducer:
                 if result != HV_OK:
                     break
                 sent += 1
+            if not self.held:       # closed by what made the payloads
+                unusable(self)
             if result == HV_TOO_LARGE and sent == 0:
                 self.refuse(result)
         except BaseException:
@@ -161,6 +167,8 @@ cdef class RingProducer:
                 PyBuffer_Release(&table)
         finally:
             PyBuffer_Release(&data)
+        if not self.held:       # closed by what held the buffers
+            unusable(self)
         return count
 
     @cython.critical_section
@@ -202,7 +210,7 @@ cdef class RingProducer:
         c.flags = flags
         start = hv_advance(self.ring.own, HV_DESCRIPTOR, self.ring.size)
         if start + length <= self.ring.size or self.mirrored:
-            c.span = span(self, &self.spans, self.ring.data + start, length, False)
+            c.span = span(self, &self.spans, &self.held, self.ring.data + start, length, False)
             c.buffer = PyMemoryView_FromObject(c.span)
         else:   # it wraps: fill a copy, which commit() puts in two parts
             c.staging = bytearray(length)
@@ -232,6 +240,7 @@ cdef class RingProducer:
                 raise BufferError("memoryviews into this ring are still held; release them first")
             PyBuffer_Release(&self.memory)
             self.held = False
+            self.ring.own = self.ring.published     # nothing is left to publish into memory that may be gone
 
     @property
     def free(self) -> int:

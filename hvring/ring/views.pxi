@@ -16,6 +16,8 @@ cdef class PacketView:
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         if self.consumer is None:
             raise BufferError("this view was released by the iterator's next step")
+        if not self.consumer.held:
+            raise BufferError("this ring was closed")
         PyBuffer_FillInfo(buffer, self, self.start, self.length, True, flags)
         self.consumer.spans += 1
 
@@ -31,8 +33,8 @@ cdef class PacketView:
         if self.memory is None:
             if self.consumer is None:
                 raise ValueError("this view was released by the iterator's next step")
-            self.memory = PyMemoryView_FromObject(span(self.consumer, &self.consumer.spans, self.start, self.length,
-                                                       True))
+            self.memory = PyMemoryView_FromObject(span(self.consumer, &self.consumer.spans, &self.consumer.held,
+                                                       self.start, self.length, True))
         return self.memory
 
     cdef int end(self) except -1:
