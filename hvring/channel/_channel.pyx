@@ -27,6 +27,11 @@ cdef double ROOM_RECHECK = 0.05
 cdef unsigned int LIFELINE_EVERY = 64
 
 
+cdef inline double deadline_of(object timeout) except? -2:
+    """When a wait of so many seconds is over, on the clock of now(); -1: never."""
+    return -1 if timeout is None else now() + max(<double>timeout, 0.0)
+
+
 cdef inline int give_back(Channel self) except -1:
     """Give the room of received packets back; wake a writer that waits for it."""
     if hv_rare(hv_rx_release(&self.rx.ring) or self.rx.room_signal):
@@ -180,10 +185,13 @@ cdef class Channel:
         return give_back(self)
 
     cdef int room_made(self) except -1:
-        """Wake a writer that waits for the room that was just given back."""
+        """Wake a writer that waits for the room that was just given back, if there still is one."""
         self.rx.room_signal = False
         self.room_signals_sent += 1
-        return self.signal()
+        try:
+            return self.signal()
+        except ChannelRescindedError:
+            return 0    # what was received with this room is not to be lost; who waits for more is told
 
     cdef int sleep(self, double deadline) except -1:
         """Sleep, and take what was rung: RUNG, GONE or TIME_OVER."""
@@ -205,7 +213,7 @@ cdef class Channel:
 
     cdef int wait_room(self, object payload, uint64_t tid, uint16_t kind, uint16_t flags, object timeout) except -1:
         """The ring is full: say so in pending_send_sz, look again, sleep, until the packet is in (PROTOCOL 2.7)."""
-        cdef double deadline = -1 if timeout is None else now() + <double>timeout
+        cdef double deadline = deadline_of(timeout)
         cdef double until
         cdef Py_ssize_t n = memoryview(payload).nbytes
         try:
@@ -221,6 +229,7 @@ cdef class Channel:
                     until = min(until, deadline)
                 if self.sleep(until) == GONE:
                     self.usable()
+                PyErr_CheckSignals()    # poll is not interrupted while the doorbell rings and rings
         finally:
             if not self.closed:   # by another thread, while we slept: the memory may be gone
                 hv_tx_room_found(&self.tx.ring)
@@ -424,7 +433,7 @@ cdef class Channel:
         After ``want_room`` it also ends, with True, when that room is there.  Raises ChannelRescindedError when the
         other side is gone and everything it sent was read.  With ``spin`` it may look for a while before it sleeps.
         """
-        cdef double deadline = -1 if timeout is None else now() + <double>timeout
+        cdef double deadline = deadline_of(timeout)
         cdef bint came
         if self.spinner is None or self.spinner.limit == 0 or self.wanted:
             return self.wait_asleep(deadline)
@@ -467,13 +476,17 @@ cdef class Channel:
     cdef bint wait_asleep(self, double deadline) except -1:
         """Ask for signals, look, sleep, until something came or time is over."""
         cdef double until
-        cdef int why
+        cdef int why = TIME_OVER
         while True:
             if self.arm_once():
                 quiet(self)
                 return True
             if self.room_came():
                 return True
+            if why == RUNG:               # for nothing; a doorbell that never stops cannot keep us here
+                PyErr_CheckSignals()
+                if deadline >= 0 and now() >= deadline:
+                    return False
             self.waits += 1
             until = deadline
             if self.recheck_every > 0:
@@ -596,6 +609,8 @@ cdef class Channel:
                 self.spinner.stopped = False
             raise
         self.closed = True
+        if self.sleeper.asleep:
+            self.doorbell.stir()
         self.doorbell.silence()
         self.sleeper.close()
         self.memory = None

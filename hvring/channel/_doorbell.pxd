@@ -10,6 +10,7 @@ cdef class Doorbell:
     cdef int ring(self) noexcept nogil             # signal the other side: 0, or -errno
     cdef int64_t clear(self) noexcept nogil        # take what was rung: how often, 0 for never, or -errno
     cdef bint unmasks(self) noexcept nogil         # True: ring() clears our own interrupt mask as a side effect
+    cdef void stir(self) noexcept                  # end the sleep of another thread, which closing does not
     cdef void silence(self) noexcept               # close what it owns
 
 

@@ -26,6 +26,9 @@ cdef class Doorbell:
     cdef bint unmasks(self) noexcept nogil:
         return False
 
+    cdef void stir(self) noexcept:
+        pass
+
     cdef void silence(self) noexcept:
         pass
 
@@ -82,6 +85,14 @@ cdef class EventfdDoorbell(Doorbell):
         if poll(&rung, 1, 0) <= 0 or read(self.fd, &count, 8) < 0:
             return 0
         return <int64_t>(count & <uint64_t>0x3FFFFFFF)
+
+    cdef void stir(self) noexcept:
+        cdef uint64_t one = 1
+        cdef pollfd room
+        room.fd = self.fd
+        room.events = POLLOUT
+        if poll(&room, 1, 0) > 0:     # else it is full, and readable
+            write(self.fd, &one, 8)
 
     cdef void silence(self) noexcept:
         if self.fd >= 0:

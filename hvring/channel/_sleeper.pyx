@@ -59,8 +59,10 @@ cdef class Sleeper:
                 left = deadline - now()
                 milliseconds = 0 if left <= 0 else <int>min(left * 1000 + 0.999, 1e9)
             p[0].revents = p[1].revents = 0
+            self.asleep = True
             with nogil:
                 n = poll(p, 2, milliseconds)
+            self.asleep = False
             if self.doorbell.fd < 0:      # another thread closed the channel: its descriptors may be others' by now
                 return CLOSED
             if n < 0:
