@@ -196,7 +196,7 @@ cdef class Channel:
     cdef int sleep(self, double deadline) except -1:
         """Sleep, and take what was rung: RUNG, GONE or TIME_OVER."""
         cdef int why = self.sleeper.sleep(deadline)
-        self.seen_alive = why == RUNG
+        self.seen_alive = why == RUNG and self.sleeper.alive
         if why == CLOSED:
             self.usable()
         if why == RUNG and self.take_signals() < 0 or why == GONE:

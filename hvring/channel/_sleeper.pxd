@@ -18,6 +18,7 @@ cdef class Sleeper:
     cdef int lifeline           # readable when the other side is gone; -1: the doorbell's descriptor says so
     cdef int epoll
     cdef bint asleep            # a thread is in poll
+    cdef bint alive             # the lifeline was quiet when the last sleep ended
     cdef int sleep(self, double deadline) except -1
     cdef bint gone(self) noexcept nogil
     cdef int descriptor(self) except -1

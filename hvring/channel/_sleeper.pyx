@@ -63,6 +63,7 @@ cdef class Sleeper:
             with nogil:
                 n = poll(p, 2, milliseconds)
             self.asleep = False
+            self.alive = p[1].revents == 0
             if self.doorbell.fd < 0:      # another thread closed the channel: its descriptors may be others' by now
                 return CLOSED
             if n < 0:

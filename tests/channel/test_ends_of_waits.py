@@ -8,6 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -79,18 +80,46 @@ def test_a_time_that_is_over_long_since_is_not_for_ever(pair, alarm: None) -> No
 def test_closing_from_another_thread_ends_a_sleep(pair) -> None:
     guest, host = pair()
 
-    def close() -> None:
-        while guest.stats()["waits"] == 0:  # counted just before the sleep, which lets others run
-            pass
-        guest.close()
+    ended: list[Exception] = []
 
-    thread = threading.Thread(target=close)
+    def sleep() -> None:
+        try:
+            guest.wait()
+        except ChannelClosedError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=sleep, daemon=True)
     thread.start()
-    with pytest.raises(ChannelClosedError):
-        guest.wait(10)  # False, unless it is ended
-    thread.join()
+    while guest.stats()["waits"] == 0:  # counted just before the sleep, which lets others run
+        pass
+    guest.close()
+    thread.join(10)
+    assert ended
     with pytest.raises(ChannelRescindedError):
         host.wait(60)
+
+
+def test_who_asked_and_left_is_known_to_be_gone_by_the_answer(pair) -> None:
+    """A sleeper that is stopped meanwhile sees the ring of the bell and the end in one look."""
+    guest, host = pair()
+    child = os.fork()
+    if child == 0:
+        host.close()
+        guest.wait()
+        try:
+            guest.send(b"answer")
+        except ChannelRescindedError:
+            os._exit(3)
+        os._exit(4)
+    while Path(f"/proc/{child}/stat").read_text().rpartition(") ")[2][0] != "S":
+        pass
+    os.kill(child, signal.SIGSTOP)
+    os.waitpid(child, os.WUNTRACED)
+    guest.close()
+    host.send(b"question")
+    host.close()
+    os.kill(child, signal.SIGCONT)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
 
 
 @pytest.mark.parametrize("way", ["recv", "recv_bytes", "recv_into", "recv_batch", "views"])
