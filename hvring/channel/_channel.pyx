@@ -452,7 +452,7 @@ cdef class Channel:
             return True
         budget = self.spinner.budget(now_ns())
         if deadline >= 0:
-            budget = min(budget, <int64_t>((deadline - now()) * 1e9))
+            budget = <int64_t>min(<double>budget, (deadline - now()) * 1e9)     # a late deadline is no integer
         if budget <= 0:
             return False
         quiet(self)

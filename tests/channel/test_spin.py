@@ -348,3 +348,24 @@ def test_no_wake_up_is_lost_between_two_processes(ours, theirs, share, link, pee
     assert mine["signals_sent"] <= other["armed"] + 1
     # a packet that was seen by looking need not have been signalled
     assert other["signals_sent"] <= count - mine["spins_won"] + mine["waits"]
+
+
+@many
+def test_a_deadline_in_the_far_future_stops_no_looks(pair) -> None:
+    guest, host = pair()
+    guest.spin, guest.spin_share = 0.0005, 1.0
+
+    def answer() -> None:
+        for _ in range(300):
+            assert host.wait(10)
+            host.recv()
+            host.send(b"answer")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    for _ in range(300):
+        guest.send(b"question")
+        assert guest.wait(1e12)
+        guest.recv()
+    thread.join()
+    assert guest.stats()["spins"] > 0
