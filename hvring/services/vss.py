@@ -160,6 +160,8 @@ class Vss:
 
     def _await_thaw(self, request: Request, thaw: _Effect, late: bool, give_up_at: float) -> Answer:
         if thaw is self._thawing:
+            self._go_on_thawing(thaw)
+        if thaw is self._thawing:
             if self._monotonic() >= give_up_at:
                 return Reply(request.answer(Status.FAIL))  # and tick() goes on
             return Later(STEP, lambda: self._await_thaw(request, thaw, late, give_up_at))
