@@ -46,11 +46,15 @@ def environment() -> dict[str, str]:
 class RunningAgent:
     """`with RunningAgent(folder, "kvp") as agent: agent.ask("kvp", payload)`; `folder` gets the socket and the pools.
 
+    `program`: a script to run in place of `hvring run`; it gets the socket's path and the services.
+
     `started` and `answered` are of the monotonic clock: the process began, and the last of its services agreed to a
     version.
     """
 
-    def __init__(self, folder: Path, *services: str, words: tuple[object, ...] = ()) -> None:
+    def __init__(
+        self, folder: Path, *services: str, words: tuple[object, ...] = (), program: Path | None = None
+    ) -> None:
         self.pools = folder / "pools"
         self.channels: dict[str, Channel] = {}
         self._kept: list[socket.socket | Offer] = []
@@ -59,8 +63,9 @@ class RunningAgent:
             listener.socket.setblocking(True)
             listener.socket.settimeout(PATIENCE)
             self.started = time.monotonic()
+            usual = command("run", *services, "--virtual", path, "--pool-dir", self.pools, *words)
             self.process = subprocess.Popen(
-                command("run", *services, "--virtual", path, "--pool-dir", self.pools, *words),
+                usual if program is None else [sys.executable, program, path, *services],
                 env=environment(),
                 cwd=folder,
                 stdout=subprocess.DEVNULL,

@@ -69,4 +69,4 @@ class EffectError(HvringError):
 
 
 class EffectBusyError(EffectError):
-    """Something that the effect needs is in use; nothing was done, and the same attempt may work a moment later."""
+    """Not yet: what the effect needs is in use, or it takes its time; the same attempt may work a moment later."""

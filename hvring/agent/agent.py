@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -25,6 +26,7 @@ _FIRST_PAUSE: Final = (
     0.05  # seconds before a channel that broke at once is opened again; doubles up to the last
 )
 _LAST_PAUSE: Final = 5.0
+_UNDOING: Final = 5.0  # seconds at most that stopping waits for a thaw, which goes on without it, too
 _SETTLED: Final = 1.0  # seconds that a channel must have lived to count as good
 
 
@@ -74,11 +76,18 @@ class Agent:
         ]
 
     async def stop(self) -> None:
-        """Close every channel; each service undoes what is half done (thaws, removes partial files)."""
+        """Close every channel; each service undoes what is half done (thaws, removes partial files).
+
+        Waits a few seconds for what takes its time."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        give_up_at = time.monotonic() + _UNDOING
+        for service in self.services.values():
+            while (due := service.deadline()) is not None and (left := give_up_at - time.monotonic()) > 0:
+                await asyncio.sleep(min(due, left))
+                service.tick()
 
     async def run(self) -> None:
         """Start, and serve until cancelled or until every service has failed for good."""

@@ -67,7 +67,8 @@ def _kvp(effects: Effects) -> Service:
 
 
 def _vss(effects: Effects) -> Service:
-    return Vss(SystemFreezer() if effects.real else RehearsedFreezer())
+    # It asks again itself while the guardian is at work; the other services go on.
+    return Vss(SystemFreezer(blocking=False) if effects.real else RehearsedFreezer())
 
 
 def _fcopy(effects: Effects) -> Service:

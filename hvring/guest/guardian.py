@@ -42,10 +42,11 @@ THAW: Final = b"T"
 #: What happened, the index of the mount that it is about (or -1), an errno (or 0).
 EVENT: Final = struct.Struct("=cii")
 READY: Final = b"r"  #: waiting for FREEZE; errno tells why its memory is not locked
+FREEZING: Final = b"b"  #: all mounts are written out, and now they are frozen one by one
 FROZEN: Final = b"f"  #: all mounts are frozen
 FAILED: Final = b"e"  #: one mount could not be frozen; all are thawed
 STUCK: Final = b"s"  #: freezing one mount does not end; the others are thawed
-THAWED: Final = b"t"  #: as ordered; errno is of the first mount that would not thaw
+THAWED: Final = b"t"  #: as ordered, in a freeze or after it; errno is of the first mount that would not thaw
 EXPIRED: Final = b"d"  #: thawed at the deadline
 TERMINATED: Final = b"k"  #: thawed because of SIGTERM
 STEP: Final = b"."  #: never sent: the child has done something
@@ -184,9 +185,12 @@ class Guardian:
             why = self._wait(self._held_until)
             index, error = thaw_all(self._mounts)
             self._tell(why, index, error)
-            while error not in (0, errno.ETIMEDOUT):  # a thaw that hangs is in the kernel's hands
-                time.sleep(_RETRY)
-                _, error = thaw_all(self._mounts)
+            self._go_on_thawing(error)
+
+    def _go_on_thawing(self, error: int) -> None:
+        while error not in (0, errno.ETIMEDOUT):  # a thaw that hangs is in the kernel's hands
+            time.sleep(_RETRY)
+            _, error = thaw_all(self._mounts)
 
     def _freeze(self) -> bool:
         now = time.monotonic()
@@ -198,6 +202,7 @@ class Guardian:
             if child.done == count:  # all are written out, now they are frozen
                 self._held_until = time.monotonic() + self._deadline
                 until = min(until, self._held_until)
+                self._tell(FREEZING)
             why = self._wait(until)
             error = child.step() if why == STEP else errno.ETIMEDOUT
             if error != 0:
@@ -213,15 +218,19 @@ class Guardian:
         frozen = max(0, child.done - count)  # and the next one, if it was just being frozen
         # While a freeze goes on, a thaw of the same mount would wait for it, and the freeze may itself
         # wait for one of the others (an image on a frozen file system): those come first.
-        thaw_all(self._mounts[: frozen + 1] if gone else self._mounts[:frozen])
+        index, left = thaw_all(self._mounts[: frozen + 1] if gone else self._mounts[:frozen])
         if not gone:
             why = STUCK
         elif why in (STEP, EXPIRED):
             why = FAILED
-        self._tell(why, child.done % count, error)
+        if why in (STUCK, FAILED):
+            self._tell(why, child.done % count, error)
+        else:
+            self._tell(why, index, left)
         if not gone:
             child.end(None)
-            thaw_all(self._mounts[: frozen + 1])
+            _, left = thaw_all(self._mounts[: frozen + 1])
+        self._go_on_thawing(left)
 
     def _wait(self, until: float | None) -> bytes:
         """What comes first: FREEZE, THAWED (ordered, or the service is gone), TERMINATED, EXPIRED or STEP."""

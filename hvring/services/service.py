@@ -20,7 +20,7 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Later:
-    """No answer yet: what the request needs is in use.
+    """No answer yet: what the request needs is in use, or takes its time.
 
     ``again()`` is to be called once, so many seconds from now and before the next request is read; never, if the
     channel ends before.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -10,8 +11,11 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+sys.path.insert(0, os.path.dirname(__file__))
 
 FITHAW = 0xC0045878
 _TOOLS = ("unshare", "nsenter", "mkfs.ext4", "mount", "umount")
@@ -74,10 +78,15 @@ class MountNamespace:
         self._mounts.append(target)
         return target
 
+    def thaw(self, target: str) -> None:
+        """Thaw one of the mounts behind everybody's back."""
+        assert target in self._mounts
+        self.run(*_thaw(target))
+
     def close(self) -> None:
         problems = []
         # The outer file systems first: what hangs in the inner ones waits for them.
-        thaws = [(sys.executable, "-c", _THAW, target) for target in self._mounts]
+        thaws = [_thaw(target) for target in self._mounts]
         for step in (*thaws, *(("umount", target) for target in reversed(self._mounts))):
             give_up_at = time.monotonic() + 10
             while True:
@@ -97,6 +106,10 @@ class MountNamespace:
         self._keeper.wait()
 
 
+def _thaw(target: str) -> tuple[str, ...]:
+    return sys.executable, "-c", _THAW, target
+
+
 @pytest.fixture
 def namespace(tmp_path: Path) -> Iterator[MountNamespace]:
     """An empty private mount namespace; skips without root and the tools for it."""
@@ -110,3 +123,23 @@ def namespace(tmp_path: Path) -> Iterator[MountNamespace]:
         yield space
     finally:
         space.close()
+
+
+@pytest.fixture
+def processes() -> Iterator[contextlib.ExitStack]:
+    """Ends them in reverse order; the namespace fixture thaws what they left."""
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def write(namespace: Any, processes: contextlib.ExitStack) -> Any:
+    """write(target) -> Writer"""
+    from writers import Writer
+
+    def start_writer(target: str) -> Writer:
+        writer = Writer(namespace, target)
+        processes.callback(writer.end)
+        return writer
+
+    return start_writer

@@ -12,13 +12,14 @@ import logging
 import os
 import signal
 import sys
+from typing import Any
 
 from hvring.errors import EffectError
 from hvring.guest.freezer import SystemFreezer
 from hvring.guest.mounts import Filesystem, Plan, parse_mountinfo, read_plan
 
 
-def restricted(targets: list[str], below: str, outside: str, **timing: float) -> SystemFreezer:
+def restricted(targets: list[str], below: str, outside: str, **options: Any) -> SystemFreezer:
     """A freezer of exactly these mounts of the test, in this order."""
     if os.readlink("/proc/self/ns/mnt") == outside:
         sys.exit("not in a private mount namespace")
@@ -36,7 +37,7 @@ def restricted(targets: list[str], below: str, outside: str, **timing: float) ->
         ):
             sys.exit(f"not a mount of the test: {mount}")
         filesystems.append(Filesystem((mount,)))
-    return SystemFreezer(lambda: Plan(tuple(filesystems), ()), **timing)
+    return SystemFreezer(lambda: Plan(tuple(filesystems), ()), **options)
 
 
 def main() -> None:

@@ -10,28 +10,16 @@ import select
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from writers import PATIENCE, wait_for, write_until_blocked
 
 pytestmark = pytest.mark.root
 
 PROGRAM = Path(__file__).with_name("freezer_process.py")
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
-
-WRITER = """
-import os, sys
-print("writing", flush=True)
-with open(sys.argv[1], "w") as file:
-    file.write("x")
-    file.flush()
-    os.fsync(file.fileno())
-print("written", flush=True)
-"""
 
 
 class Service:
@@ -83,49 +71,6 @@ class Service:
             pipe.close()
 
 
-class Writer:
-    """A process that writes one file."""
-
-    def __init__(self, namespace: Any, target: str) -> None:
-        self._process = subprocess.Popen(
-            namespace.inside(sys.executable, "-c", WRITER, f"{target}/file"), stdout=subprocess.PIPE
-        )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == b"writing\n"
-
-    def wait_until_blocked(self) -> None:
-        """Until the kernel shows that it waits for a thaw."""
-        wait_for(self.is_blocked)
-        assert not self.has_written(0)
-
-    def is_blocked(self) -> bool:
-        return Path(f"/proc/{self._process.pid}/wchan").read_text() == "percpu_rwsem_wait"
-
-    def has_written(self, patience: float = PATIENCE) -> bool:
-        assert self._process.stdout is not None
-        ready = select.select([self._process.stdout], [], [], patience)[0]
-        return bool(ready) and self._process.stdout.readline() == b"written\n"
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.communicate()
-
-
-def wait_for(condition: Any) -> None:
-    """Poll what the kernel gives no event for."""
-    give_up_at = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < give_up_at, "it never came true"
-        time.sleep(0.005)
-
-
-@pytest.fixture
-def processes() -> Iterator[contextlib.ExitStack]:
-    """Ends them in reverse order; the namespace fixture thaws what they left."""
-    with contextlib.ExitStack() as stack:
-        yield stack
-
-
 @pytest.fixture
 def start(namespace: Any, processes: contextlib.ExitStack) -> Any:
     """start(targets, **settings) -> Service"""
@@ -136,18 +81,6 @@ def start(namespace: Any, processes: contextlib.ExitStack) -> Any:
         return service
 
     return start_service
-
-
-@pytest.fixture
-def write(namespace: Any, processes: contextlib.ExitStack) -> Any:
-    """write(target) -> Writer"""
-
-    def start_writer(target: str) -> Writer:
-        writer = Writer(namespace, target)
-        processes.callback(writer.end)
-        return writer
-
-    return start_writer
 
 
 def test_a_frozen_mount_blocks_writers_until_the_thaw(namespace: Any, start: Any, write: Any) -> None:
@@ -354,15 +287,6 @@ def test_the_guardian_keeps_all_its_memory_locked(namespace: Any, start: Any) ->
     assert int(status["VmLck"].split()[0]) > 0
     assert int(status["VmLck"].split()[0]) >= 0.95 * int(status["VmSize"].split()[0])
     assert service.ask("thaw") is None
-
-
-def write_until_blocked(write: Any, target: str) -> Any:
-    """A writer that is blocked, after as many as got through."""
-    writer = write(target)
-    while not writer.is_blocked():
-        if writer.has_written(0.01):
-            writer = write(target)
-    return writer
 
 
 def is_dead(pid: int) -> bool:
