@@ -301,7 +301,7 @@ cdef class Channel:
     def want_room(self, Py_ssize_t length) -> bool:
         """Ask to be woken once ``length`` payload bytes fit: ``wait()`` ends and ``fileno()`` gets readable then.
 
-        True: they fit already.  The next packet sent takes the wish back.
+        True: they fit already.  The next packet sent takes the wish back.  PacketTooLargeError when they never will.
         """
         cdef bint fits
         self.usable()

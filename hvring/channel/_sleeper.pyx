@@ -82,6 +82,7 @@ cdef class Sleeper:
     cdef int descriptor(self) except -1:
         """One that is readable when ``sleep`` would end."""
         cdef epoll_event event
+        cdef int failed
         if self.lifeline < 0:
             return self.doorbell.fd
         if self.epoll < 0:
@@ -89,7 +90,11 @@ cdef class Sleeper:
             if self.epoll < 0:
                 raise OSError(errno, "epoll_create1 failed")
             event.events = EPOLLIN
-            epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.doorbell.fd, &event)
+            failed = epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.doorbell.fd, &event)
             event.events = EPOLLIN | EPOLLRDHUP
-            epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.lifeline, &event)
+            if failed or epoll_ctl(self.epoll, EPOLL_CTL_ADD, self.lifeline, &event):
+                failed = errno
+                c_close(self.epoll)
+                self.epoll = -1
+                raise OSError(failed, "epoll_ctl failed")
         return self.epoll

@@ -3,11 +3,17 @@
 
 
 @cython.final
+@cython.no_gc_clear   # __dealloc__ needs the producer
 cdef class Claim:
     """Room in the ring to be filled in place: write into ``buffer``, then ``commit()`` or ``abort()``.
 
     As a context manager it commits at the end, aborts on an exception.  ``signal`` is the result of the commit.
+    A claim that is dropped is aborted.
     """
+
+    def __dealloc__(self):
+        if self.open:
+            self.producer.claimed = False
 
     def __enter__(self):
         return self
@@ -74,6 +80,11 @@ cdef int write_buffer(RingProducer self, object payload, uint64_t transaction_id
     if not self.held:
         unusable(self)
     return result
+
+
+cdef inline Py_ssize_t most(RingProducer self) noexcept:
+    """The largest payload that fits into the empty ring."""
+    return min(<Py_ssize_t>self.ring.size - 8 - HV_SMALLEST, HV_MAX_LEN - HV_DESCRIPTOR)
 
 
 cdef int unusable(RingProducer self) except -100:
@@ -221,11 +232,19 @@ cdef class RingProducer:
 
     @cython.critical_section
     def want_room(self, Py_ssize_t length) -> bool:
-        """Ask the reader for a signal once ``length`` payload bytes fit.  True: they fit already (PROTOCOL §2.7)."""
-        cdef uint32_t total = hv_tx_total(<uint32_t>min(max(length, 0), HV_MAX_LEN - HV_DESCRIPTOR))
+        """Ask the reader for a signal once ``length`` payload bytes fit.  True: they fit already (PROTOCOL §2.7).
+
+        PacketTooLargeError when they never will.
+        """
+        cdef uint32_t total
         cdef int result
         need_open(self.held)
-        hv_tx_want_room(&self.ring, min(total, self.ring.size - 8))
+        if length < 0:
+            raise ValueError("a packet cannot have a negative length")
+        if length > most(self):
+            self.refuse(HV_TOO_LARGE)
+        total = hv_tx_total(<uint32_t>length)
+        hv_tx_want_room(&self.ring, total)
         result = hv_tx_reserve(&self.ring, total)
         if result < 0:
             corrupt(result)
@@ -260,7 +279,7 @@ cdef class RingProducer:
     @property
     def max_payload(self) -> int:
         """The largest payload that fits into the empty ring."""
-        return min(<Py_ssize_t>self.ring.size - 8 - HV_SMALLEST, HV_MAX_LEN - HV_DESCRIPTOR)
+        return most(self)
 
     def __repr__(self):
         return f"RingProducer(size={self.ring.size}, write_index={self.ring.own})"

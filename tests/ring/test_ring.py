@@ -359,3 +359,23 @@ def test_a_ring_in_a_reference_cycle_lets_go_of_its_memory(end, monkeypatch: pyt
     del cycle
     gc.collect()
     assert complaints == []
+
+
+def test_a_claim_that_is_dropped_is_aborted(ends) -> None:
+    _, producer, consumer = ends()
+    claim = producer.claim(64)
+    kept = claim.buffer
+    del claim
+    kept.release()
+    producer.send(b"goes on")
+    assert consumer.recv().payload[:7] == b"goes on"
+
+
+def test_room_that_there_will_never_be_is_not_waited_for(ends) -> None:
+    _, producer, _ = ends(128)
+    for length in (producer.max_payload + 1, 1 << 40):
+        with pytest.raises(PacketTooLargeError):
+            producer.want_room(length)
+    with pytest.raises(ValueError, match="negative"):
+        producer.want_room(-1)
+    assert producer.want_room(producer.max_payload)
