@@ -58,6 +58,7 @@ _CHILD_GRACE: Final = 1.0
 _THAW_PATIENCE: Final = 5.0  # for one mount
 _RETRY: Final = 1.0
 _THREAD_STACK: Final = 256 * 1024
+_NOT_FROZEN: Final = (errno.EINVAL, errno.EOPNOTSUPP)  # it was not, or cannot be: which is what a thaw is for
 
 
 def thaw_all(mounts: Sequence[int]) -> tuple[int, int]:
@@ -83,7 +84,7 @@ def _thaw(mount: int) -> int:
     else:
         thread.join(_THAW_PATIENCE)
         error = errors[0] if errors else errno.ETIMEDOUT
-    return 0 if error == errno.EINVAL else error  # EINVAL: it was not frozen, which is what is wanted
+    return 0 if error in _NOT_FROZEN else error
 
 
 def _ioctl(mount: int, request: int) -> int:

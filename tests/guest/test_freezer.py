@@ -239,6 +239,21 @@ def test_a_guardian_killed_while_a_freeze_hangs_leaves_nothing_frozen(
     assert all(writer.has_written() for writer in writers)
 
 
+def test_one_that_does_not_block_knows_that_some_are_frozen_and_can_break_it_off(
+    namespace: Any, start: Any, write: Any
+) -> None:
+    outer = namespace.mount_image("outer")
+    inner = namespace.mount_image("inner", image_folder=outer)
+    service = start([outer, inner], blocking=False)
+    wait_for(lambda: "at work" in service.ask("freeze") and service.ask("frozen"))
+    writers = write_until_blocked(write, outer), write(inner)
+    wait_for(lambda: "at work" not in (service.ask("thaw") or ""))
+    assert service.ask("frozen") is False
+    assert all(writer.has_written() for writer in writers)
+    wait_for(lambda: service.ask("obstacle") is None)
+    assert service.ask("children") == []
+
+
 def test_a_killed_service_is_noticed_although_a_child_of_it_lives_on(
     namespace: Any, start: Any, write: Any, processes: contextlib.ExitStack
 ) -> None:
