@@ -40,7 +40,7 @@ OVER = (  # file, test with the number that grows, title, axis
 def draw(run: Run, folder: Path) -> list[Path]:
     """Writes the pictures that this run has the data for."""
     drawn = [over(run, folder, *each) for each in OVER]
-    drawn += [between(run, folder), ways(run, folder), latency(run, folder)]
+    drawn += [between(run, folder), ways(run, folder), latency(run, folder), growth(run, folder)]
     return [path for path in drawn if path is not None]
 
 
@@ -185,3 +185,35 @@ def latency(run: Run, folder: Path) -> Path | None:
         logarithmic(part)
         part.legend(fontsize=8)
     return save(figure, folder, "latency")
+
+
+def growth(run: Run, folder: Path) -> Path | None:
+    """Whole programs: data exchange over the records of a pool, and a packet over the channels of one loop."""
+    records = (10, 100, 1000)
+    channels = run.tests.get("test_many_channels")
+    if channels is None or any(f"test_one_request[{n}-set]" not in run.tests for n in records):
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for verb, line in (("get", ":"), ("set", "-"), ("enumerate", "--")):
+        found = [run.tests[f"test_one_request[{n}-{verb}]"]["samples"] for n in records]
+        for candidate, color in (("hvring run", OURS[0]), ("hv_kvp_daemon", "tab:blue")):
+            if all(candidate in each for each in found):
+                medians = [median(each[candidate]) for each in found]
+                label = f"{candidate}, {verb.upper()}"
+                left.plot(records, medians, marker=".", color=color, linestyle=line, label=label)
+    left.set(xlabel="records in the pool", ylabel="µs per request", title="data exchange, end to end")
+    for busy, color in (("one busy", OURS[0]), ("all busy", OURS[1])):
+        names = [name for name in channels["samples"] if name.endswith(busy)]
+        counts = [int(name.split()[0]) for name in names]
+        right.plot(
+            counts, [median(channels["samples"][n]) for n in names], marker=".", color=color, label=busy
+        )
+    right.set(xlabel="channels on one event loop", ylabel="µs per packet", title="agent and virtual host")
+    for part in (left, right):
+        part.set_xscale("log")
+        part.xaxis.set_minor_locator(NullLocator())
+        part.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+        logarithmic(part)
+        part.legend(fontsize=8)
+    right.set_ylim(bottom=1)
+    return save(figure, folder, "growth")

@@ -331,6 +331,16 @@ ROWS = [
         1.1,
         peer="DPDK and eventfd",
     ),
+    *(
+        Row(
+            f"KVP SET in a pool of {n:,}, time to hv_kvp_daemon",
+            f"test_one_request[{n}-set]",
+            "hvring run",
+            target,
+            peer="hv_kvp_daemon",
+        )
+        for n, target in ((10, 1), (1000, 0.1))
+    ),
     Row("agent, six services, idle: memory", idle("rss"), AGENT, 24576, 16384, unit="KiB"),
     Row("agent, six services, idle: processor", idle("cpu"), AGENT, 0.05, unit="%"),
     Row("agent, six services, idle: wake-ups a message", idle("wakeups-per-message"), AGENT, 1, unit=""),
