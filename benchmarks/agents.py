@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from hvring.transport.virtual import Offer
 from hvring.vmbus import BY_NAME
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 30
+TIMEOUT = 30
 FRAMEWORK = Version(3, 0)
 VERSIONS = {
     "shutdown": Version(3, 2),
@@ -61,7 +60,7 @@ class RunningAgent:
         path = folder / "host.sock"
         with Listener(path, socket.SOCK_SEQPACKET) as listener:
             listener.socket.setblocking(True)
-            listener.socket.settimeout(PATIENCE)
+            listener.socket.settimeout(TIMEOUT)
             self.started = time.monotonic()
             usual = command("run", *services, "--virtual", path, "--pool-dir", self.pools, *words)
             self.process = subprocess.Popen(
@@ -82,7 +81,7 @@ class RunningAgent:
 
     def _open(self, listening: socket.socket) -> None:
         connection, _ = listening.accept()
-        connection.settimeout(PATIENCE)
+        connection.settimeout(TIMEOUT)
         name = OpenRequest.decode(connection.recv(MAX_DATAGRAM)).service
         offer = Offer(BY_NAME[name])
         self._kept += [connection, offer]
@@ -112,22 +111,14 @@ class RunningAgent:
         channel = self.channels[name]
         channel.send(payload)
         while (packet := channel.recv()) is None:
-            if not channel.wait(PATIENCE):
+            if not channel.wait(TIMEOUT):
                 raise RuntimeError(f"{name}: no answer")
         return packet.payload
-
-    def wait_readable(self, names: list[str], timeout: float) -> list[str]:
-        """Those of the services whose channels have an answer, or may have one."""
-        poll = select.poll()
-        by_descriptor = {self.channels[name].fileno(): name for name in names}
-        for descriptor in by_descriptor:
-            poll.register(descriptor, select.POLLIN)
-        return [by_descriptor[descriptor] for descriptor, _ in poll.poll(timeout * 1000)]
 
     def close(self) -> None:
         self.process.terminate()
         try:
-            self.process.wait(PATIENCE)
+            self.process.wait(TIMEOUT)
         finally:
             for channel in self.channels.values():
                 channel.close()

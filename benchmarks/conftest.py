@@ -20,10 +20,10 @@ from hvring.channel import EventfdDoorbell
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+import c_peers  # noqa: E402
 import example  # noqa: E402
 import limits as limits_  # noqa: E402
 import measure  # noqa: E402
-import peers as peers_  # noqa: E402
 import targets  # noqa: E402
 
 TESTS = pytest.StashKey[dict[str, dict[str, Any]]]()
@@ -61,7 +61,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
 @pytest.fixture(scope="session")
 def peers(pytestconfig: pytest.Config) -> dict[str, ctypes.CDLL]:
     """The C peers that can be had here, by name; the table says why the others cannot."""
-    found, missing = peers_.available()
+    found, missing = c_peers.available()
     pytestconfig.stash[MISSING].update(missing)
     return found
 

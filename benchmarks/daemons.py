@@ -15,7 +15,7 @@ from dpdk import Unavailable, run
 from measure import cache
 
 SHIM = Path(__file__).parents[1] / "tests" / "peers" / "daemon_shim.c"
-PATIENCE = 30
+TIMEOUT = 30
 MESSAGES = {"kvp": 7432, "vss": 12, "fcopy": 6208}  # bytes of one of the kernel's messages, at most
 
 
@@ -55,7 +55,7 @@ class Daemon:
         self.pools = folder / "hyperv"
         self.pools.mkdir(parents=True, exist_ok=True)
         self._kernel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._kernel.settimeout(PATIENCE)
+        self._kernel.settimeout(TIMEOUT)
         script = 'mount --bind "$1" /var/lib && LD_PRELOAD="$2" exec "$0" --no-daemon'
         with theirs:
             self.process = subprocess.Popen(

@@ -11,7 +11,7 @@ import signal
 import sys
 from functools import partial
 
-from hvring.agent import Agent, Effects, standard_services
+from hvring.agent import Agent, Settings, standard_services
 from hvring.guest.freezer import SystemFreezer
 from hvring.guest.mounts import Plan
 from hvring.services import Vss
@@ -19,7 +19,7 @@ from hvring.transport.virtual import connect_async
 
 
 async def main(path: str, *names: str) -> None:
-    services = standard_services(Effects(), (name for name in names if name != "vss"))
+    services = standard_services(Settings(), (name for name in names if name != "vss"))
     freezer = SystemFreezer(lambda: Plan((), ()), blocking=False)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)

@@ -32,6 +32,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
+import c_peers  # noqa: E402
 import gate_paths  # noqa: E402
 import peers  # noqa: E402
 
@@ -173,7 +174,7 @@ def main() -> int:
     if shutil.which("valgrind") is None:
         print("the gate cannot count instructions: valgrind is not installed")
         return 1
-    found, missing = peers.available("DPDK")
+    found, missing = c_peers.available("DPDK")
     for name, why in missing.items():
         print(f"{name}'s ring: skipped, {why}")
     good = check_counts({name: library.path for name, library in found.items()}, asked.update)

@@ -54,22 +54,6 @@ def load(path: Path) -> ctypes.CDLL:
     return found
 
 
-def available(*names: str) -> tuple[dict[str, ctypes.CDLL], dict[str, str]]:
-    """The libraries that can be had here of those peers (or of all), and why the others cannot."""
-    import dpdk
-    import linux_hv
-
-    found: dict[str, ctypes.CDLL] = {}
-    missing: dict[str, str] = {}
-    made = {"DPDK": dpdk.library, "linux_hv": linux_hv.library}
-    for name in names or made:
-        try:
-            found[name] = made[name]()
-        except Unavailable as why:
-            missing[name] = str(why)
-    return found, missing
-
-
 class Ring:
     """One ring in shared memory, for a peer's loops; two page-aligned buffers beside it."""
 

@@ -75,7 +75,7 @@ class Window:
         self.found = {name: (before[name], after[name]) for name in reversed(pids)}
 
     def _messages(self, host: Any) -> int:
-        return sum(measure.exchanges for measure in host.measure.values())
+        return sum(numbers.exchanges for numbers in host.latency.values())
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from agents import RunningAgent, environment
 from measure import Run, in_turns
 from processes import spent
 
-from hvring.agent.exchange import BATCH
+from hvring.agent.responder import BATCH
 from hvring.errors import RingFullError
 from hvring.ic.frame import Frame, MessageType
 from hvring.ic.heartbeat import Heartbeat

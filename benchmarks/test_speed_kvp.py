@@ -76,7 +76,7 @@ class Peers:
             (folder / name).mkdir(parents=True)
             (folder / name / f".kvp_pool_{POOL}").write_bytes(content)
         store = PoolStore(folder / "alone")
-        store.create()
+        store.prepare()
         self.service = Kvp(store)
         processors = sorted(os.sched_getaffinity(0))
         self.agent = stack.enter_context(RunningAgent(folder / "agent", "kvp"))

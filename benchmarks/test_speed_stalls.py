@@ -68,7 +68,9 @@ def test_a_beat_beside_a_slow_effect(benchmark: Any, tmp_path: Path) -> None:
             begin = StartCopy("file", str(allowed), FcopyFlag.OVERWRITE, size)
             agent.ask("fcopy", Frame(MessageType.FCOPY, begin.encode()).encode())
             for at in range(0, size, CHUNK):
-                agent.ask("fcopy", Frame(MessageType.FCOPY, WriteChunk(at, data).encode()).encode())
+                agent.ask(
+                    "fcopy", Frame(MessageType.FCOPY, WriteChunk(at, data[: size - at]).encode()).encode()
+                )
             return beside(agent, "fcopy", MessageType.FCOPY, CompleteCopy().encode())[0]
 
         def locked() -> float:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A VMBus driver in under 100 lines: tell the host how much memory this guest has free and has promised.
+"""A VMBus driver in about a hundred lines: tell the host how much memory this guest has free and has promised.
 
 It opens Hyper-V's dynamic-memory device, agrees with the host on a version of its protocol, and reports until
 it is stopped. It neither balloons nor takes more memory, and says so; the kernel's hv_balloon does both.
@@ -7,16 +7,21 @@ it is stopped. It neither balloons nor takes more memory, and says so; the kerne
     modprobe uio_hv_generic; rmmod hv_balloon
     hvring bind 525074dc-8985-46e2-8057-a307dc18a502
     python3 dynamic_memory.py
+
+Anywhere else: `--virtual PATH`, where a virtual host offers the class (tests/host/test_host_devices.py has one).
 """
 
 from __future__ import annotations
 
 import argparse
 import struct
+import sys
 import time
 
 from hvring import Channel
+from hvring.errors import ChannelRescindedError, HvringError
 from hvring.transport.uio import open_channel
+from hvring.transport.virtual import connect
 
 CLASS = "525074dc-8985-46e2-8057-a307dc18a502"
 VERSIONS = ((2, 0), (1, 0), (0, 3))  # of Windows 10, 8 and 7; newest first
@@ -76,20 +81,34 @@ def report(channel: Channel, number: int) -> tuple[int, int]:
     return available, committed
 
 
-def main() -> None:
+def serve(channel: Channel, interval: float) -> None:
+    """Report until the host takes the channel back."""
+    print("version {}.{}".format(*negotiate(channel)), flush=True)
+    number, due = 100, time.monotonic()
+    while True:
+        print("reported {} available, {} committed pages".format(*report(channel, number)), flush=True)
+        number, due = (number + 1) % 2**32, due + interval
+        while (left := due - time.monotonic()) > 0 and channel.wait(left):
+            for packet in channel:
+                print(f"the host says {HEADER.unpack_from(packet.payload)[0]}", flush=True)
+
+
+def main() -> str:
+    """What ended it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--interval", type=float, default=1.0, help="seconds between reports")
-    interval = parser.parse_args().interval
-    with open_channel(CLASS) as channel:
-        print("version {}.{}".format(*negotiate(channel)), flush=True)
-        number, due = 100, time.monotonic()
-        while True:
-            print("reported {} available, {} committed pages".format(*report(channel, number)), flush=True)
-            number, due = (number + 1) % 2**32, due + interval
-            while (left := due - time.monotonic()) > 0 and channel.wait(left):
-                for packet in channel:
-                    print(f"the host says {HEADER.unpack_from(packet.payload)[0]}", flush=True)
+    parser.add_argument("--virtual", metavar="PATH", help="attach to a virtual host instead of Hyper-V")
+    args = parser.parse_args()
+    try:
+        with connect(args.virtual, CLASS) if args.virtual else open_channel(CLASS) as channel:
+            serve(channel, args.interval)
+    except ChannelRescindedError:
+        return "dynamic_memory: the host took the channel back"
+    except (HvringError, OSError, ValueError, struct.error) as error:
+        return f"dynamic_memory: {error}"
+    except KeyboardInterrupt:
+        return "dynamic_memory: stopped"
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

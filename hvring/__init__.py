@@ -1,13 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hyper-V VMBus rings and the six integration services for Linux guests.
 
-``Channel`` and the errors are here; ``Agent`` and ``serve`` are loaded when they are first used, so that a program
-that needs only a ring does not pay for asyncio.
+The errors are here; everything else is loaded when it is first used, so that a program that needs only a ring does not
+pay for the services, and one that needs only the pools of data exchange (``hvring.pools``) not for the extensions.
 """
 
 from __future__ import annotations
 
-from hvring.channel import Channel
 from hvring.errors import (
     BufferTooSmallError,
     ChannelClosedError,
@@ -25,11 +24,12 @@ from hvring.errors import (
     RingFullError,
     ShortMessageError,
 )
-from hvring.ring import Packet, RingConsumer, RingProducer
 
 TYPE_CHECKING = False  # typing's own would cost half of this module's import time
 if TYPE_CHECKING:
     from hvring.agent import Agent, serve
+    from hvring.channel import Channel
+    from hvring.ring import Packet, RingConsumer, RingProducer
 
 __version__ = "0.1.0.dev0"
 
@@ -58,9 +58,29 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name in ("Agent", "serve"):
-        from hvring import agent
+_HOMES = {
+    "Agent": "hvring.agent",
+    "Channel": "hvring.channel",
+    "Packet": "hvring.ring",
+    "RingConsumer": "hvring.ring",
+    "RingProducer": "hvring.ring",
+    "serve": "hvring.agent",
+}
 
-        return getattr(agent, name)
-    raise AttributeError(f"module 'hvring' has no attribute {name!r}")
+
+def __getattr__(name: str) -> object:
+    from importlib import import_module
+
+    found: object
+    if name in _HOMES:
+        found = getattr(import_module(_HOMES[name]), name)
+    elif name in ("channel", "ring"):
+        found = import_module(f"hvring.{name}")
+    else:
+        raise AttributeError(f"module 'hvring' has no attribute {name!r}")
+    globals()[name] = found  # the next use costs nothing
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

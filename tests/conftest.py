@@ -3,16 +3,28 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
+import select
 import shutil
-from collections.abc import Iterator
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
+from hvring.errors import EndpointError
+from hvring.host.client import ControlClient
 from hvring.transport.sysfs import UIO_DRIVER, Bus
 from hvring.vmbus import BY_NAME
+
+# How long an example takes depends on what else this machine does.
+settings.register_profile("hvring", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("hvring")
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 RING = 4 * PAGE
@@ -136,3 +148,75 @@ class FakeBus(Bus):
 def bus(tmp_path: Path) -> Iterator[FakeBus]:
     """Empty; offer devices."""
     return FakeBus(tmp_path)
+
+
+@pytest.fixture
+def group() -> Iterator[Path]:
+    """A control group of this test's own, which is gone with all that is in it afterwards.
+
+    Two managers in one group would share the groups of their units, and stop each other's processes.
+    """
+    with open("/proc/self/cgroup", encoding="utf-8") as lines:
+        own = next((line.rstrip("\n")[3:] for line in lines if line.startswith("0::")), None)
+    roots = ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")
+    places = [Path(f"{root}{own}") for root in roots if os.path.exists(f"{root}/cgroup.procs")]
+    if own is None or not places:
+        pytest.skip("no unified hierarchy of control groups")
+    made = places[0] / f"hvring-test-{os.getpid()}"
+    try:
+        made.mkdir()
+    except OSError as problem:
+        pytest.skip(f"no control group of one's own: {problem}")
+    try:
+        yield made
+    finally:
+        (made / "cgroup.kill").write_text("1")
+        for folder, _, _ in os.walk(made, topdown=False):
+            with open(f"{folder}/cgroup.events", encoding="ascii") as events:
+                changed = select.poll()
+                changed.register(events, select.POLLPRI)
+                while "populated 0" not in events.read():
+                    assert changed.poll(30_000), f"{folder} does not get empty"
+                    events.seek(0)
+            os.rmdir(folder)
+
+
+@pytest.fixture
+def shm_unit() -> Iterator[int]:
+    """A unit of NTP's shared memory that no other program and no other run of the tests has; given back afterwards."""
+    from hvring.guest.time_feed.ntp_shm import KEY
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for unit in range(255, 100, -1):
+        with socket.socket(socket.AF_UNIX) as mine, suppress(OSError):
+            mine.bind(f"\0hvring-test-shm-{unit}")  # gone with this process, whatever becomes of it
+            if libc.shmget(KEY + unit, 0, 0) < 0 and ctypes.get_errno() == errno.ENOENT:
+                yield unit
+                found = libc.shmget(KEY + unit, 0, 0)
+                assert found < 0 or libc.shmctl(found, 0, None) == 0  # IPC_RMID
+                return
+    pytest.skip("no unit is free")
+
+
+@pytest.fixture
+def frozen_by() -> Callable[[ControlClient], AbstractContextManager[None]]:
+    """While it lasts the host keeps a backup's file systems frozen; at the end it goes away."""
+
+    @contextmanager
+    def frozen_by(host: ControlClient) -> Iterator[None]:
+        frozen = threading.Event()
+
+        def back_up() -> None:
+            with suppress(EndpointError):  # until the host is told that nobody wants it any more
+                host.request("backup", lambda _: frozen.set(), hold=600)
+
+        backup = threading.Thread(target=back_up)
+        backup.start()
+        try:
+            assert frozen.wait(60)
+            yield
+        finally:
+            host._socket.shutdown(socket.SHUT_RDWR)
+            backup.join()
+
+    return frozen_by

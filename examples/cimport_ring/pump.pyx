@@ -1,11 +1,12 @@
-# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False
+# cython: language_level=3, cdivision=True, boundscheck=False, wraparound=False, freethreading_compatible=True
 # SPDX-License-Identifier: Apache-2.0
 """Packets in and out of a ring at C level: no Python object, no GIL, one publication for `batch` of them."""
 
 from libc.stdint cimport uint8_t
 
 from hvring.ring._ring cimport RingConsumer, RingProducer
-from hvring.ring.core cimport *
+from hvring.ring.core cimport (HV_EMPTY, HV_OK, hv_packet, hv_ring, hv_rx_consume, hv_rx_copy, hv_rx_next, hv_rx_release,
+                               hv_tx_publish, hv_tx_write)
 
 
 def produce(RingProducer ring, const uint8_t[::1] payload, Py_ssize_t count, Py_ssize_t batch=1):

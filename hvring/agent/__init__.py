@@ -1,9 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serving: :class:`Agent` for asyncio, :func:`serve` for one service in a thread of the caller."""
+"""Serving: :class:`Agent` for asyncio, :func:`serve` for one service in a thread of the caller.
 
-from hvring.agent.agent import Agent, Event, EventKind, Opener
-from hvring.agent.blocking import serve
-from hvring.agent.exchange import Exchange
-from hvring.agent.standard import Effects, standard_services
+Loaded when they are used, so that a program which serves without asyncio does not pay for it.
+"""
 
-__all__ = ["Agent", "Effects", "Event", "EventKind", "Exchange", "Opener", "serve", "standard_services"]
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from hvring.agent.agent import Agent
+    from hvring.agent.blocking import serve
+    from hvring.agent.channel import MessageChannel, Opener, ServiceChannel
+    from hvring.agent.message_responder import MessageResponder
+    from hvring.agent.responder import Responder
+    from hvring.agent.settings import (
+        FcopySettings,
+        HeartbeatSettings,
+        KvpSettings,
+        Settings,
+        ShutdownSettings,
+        TimeSyncSettings,
+        VssSettings,
+    )
+    from hvring.agent.standard import Effects, standard_services
+
+__all__ = [
+    "Agent",
+    "Effects",
+    "FcopySettings",
+    "HeartbeatSettings",
+    "KvpSettings",
+    "MessageChannel",
+    "MessageResponder",
+    "Opener",
+    "Responder",
+    "ServiceChannel",
+    "Settings",
+    "ShutdownSettings",
+    "TimeSyncSettings",
+    "VssSettings",
+    "serve",
+    "standard_services",
+]
+
+_MODULES: Final = {
+    "Agent": "agent",
+    "Effects": "standard",
+    "MessageChannel": "channel",
+    "MessageResponder": "message_responder",
+    "Opener": "channel",
+    "Responder": "responder",
+    "ServiceChannel": "channel",
+    "serve": "blocking",
+    "standard_services": "standard",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module 'hvring.agent' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"hvring.agent.{_MODULES.get(name, 'settings')}"), name)

@@ -6,33 +6,38 @@ from __future__ import annotations
 import select
 from collections.abc import Callable
 
-from hvring.agent.exchange import Exchange
-from hvring.channel import Channel
-from hvring.services import Service
+from hvring.agent.channel import MessageChannel, ServiceChannel
+from hvring.agent.message_responder import responder_for
+from hvring.services.service import Service
 
 
-def serve(service: Service, channel: Channel, *, stop: Callable[[], bool] | None = None) -> None:
+def serve(
+    service: Service, channel: ServiceChannel | MessageChannel, *, stop: Callable[[], bool] | None = None
+) -> None:
     """Answer the host on ``channel`` until it is rescinded, or until ``stop()`` is true after a wake-up.
 
     Blocks the calling thread.  Raises ChannelRescindedError when the host takes the channel back, RingCorruptError
-    when it breaks the ring.  Whatever the end, nothing that the service began is left half done.
+    when it breaks the ring, DeviceFaultError when the kernel does not take an
+    answer.  Whatever the end, nothing that the service began is left half done.
     """
-    exchange = Exchange(channel, service)
+    responder = responder_for(channel, service)
     service.reset()
     try:
         while stop is None or not stop():
-            if not exchange.pump():
-                if exchange.is_blocked:  # wait() would end at once by what cannot be read yet
-                    _sleep(channel, exchange.patience())
+            if not responder.respond():
+                others = responder.descriptors()
+                if others or responder.is_blocked:  # wait() would end at once by what cannot be read yet
+                    _sleep({channel.fileno(), *others}, responder.timeout())
                 else:
-                    channel.wait(exchange.patience())
+                    channel.wait(responder.timeout())
                 service.tick()
     finally:
-        service.reset()
+        responder.end()
 
 
-def _sleep(channel: Channel, seconds: float | None) -> None:
-    """Until the doorbell rings, the channel ends or the time is over; None: for ever."""
+def _sleep(descriptors: set[int], seconds: float | None) -> None:
+    """Until one is readable or has ended, or the time is over; None: for ever."""
     poll = select.poll()
-    poll.register(channel.fileno(), select.POLLIN)
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
     poll.poll(None if seconds is None else seconds * 1000)

@@ -3,79 +3,156 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
-from hvring.guest.clock import RehearsedClock, SystemClock
-from hvring.guest.files import DirectoryReceiver
-from hvring.guest.freezer import RehearsedFreezer, SystemFreezer
-from hvring.guest.pools import DIRECTORY, PoolStore
-from hvring.guest.power import RehearsedPower, ShutdownOrder, SystemPower
-from hvring.ic.heartbeat import ApplicationState
+from hvring.agent.settings import Settings
+from hvring.guest.clock import Clock, RehearsedClock, SystemClock
+from hvring.guest.files import DirectoryReceiver, FileReceiver
+from hvring.guest.freezer import Freezer, RehearsedFreezer, SystemFreezer
+from hvring.guest.identity import DomainName, Identity
+from hvring.guest.mounts import read_plan
+from hvring.guest.pools import KvpStore, PoolStore
+from hvring.guest.power import Power, RehearsedPower, SystemPower
 from hvring.services import Fcopy, Heartbeat, Kvp, Service, Shutdown, TimeSync, Vss
+from hvring.services.kvp import KvpWithBinaryIp
+from hvring.services.timesync import nobody
 from hvring.vmbus import SERVICE_NAMES
+
+if TYPE_CHECKING:
+    from hvring.guest.disciplines import Discipline
+    from hvring.guest.time_feed import TimeFeed
 
 
 @dataclass(frozen=True, slots=True)
 class Effects:
-    """What the services may do to this machine.
+    """An embedder's own in place of the usual ones; None: the usual one, as the settings say."""
 
-    ``real``: freeze, power off, set the clock; without it these are rehearsed: same answers, same record, nothing
-    done.  ``pool_directory``: of the KVP pool files.  ``allow``: directories into which the host may copy files; none:
-    every copy is refused.  ``set_clock``: whether the host's SYNC sets the clock.  ``health``: asked at each heartbeat.
-    """
-
-    real: bool = False
-    pool_directory: str | os.PathLike[str] = DIRECTORY
-    allow: Sequence[str | os.PathLike[str]] = ()
-    set_clock: bool = False
-    health: Callable[[], ApplicationState] | None = None
-    on_shutdown: Callable[[ShutdownOrder], None] | None = None
+    power: Power | None = None
+    clock: Clock | None = None
+    store: KvpStore | None = None
+    freezer: Freezer | None = None
+    receiver: FileReceiver | None = None
+    feed: TimeFeed | None = None
+    discipline: Callable[[], Discipline | None] | None = None  # None with an own clock: nobody keeps it
 
 
-def standard_services(effects: Effects, names: Iterable[str] = SERVICE_NAMES) -> list[Service]:
-    """The named services; ValueError for a name that there is not."""
-    return [_make(effects, name) for name in dict.fromkeys(names)]
+def standard_services(
+    settings: Settings | None = None,
+    names: Iterable[str] = SERVICE_NAMES,
+    *,
+    effects: Effects | None = None,
+) -> list[Service]:
+    """The named services; ValueError for a name that there is not.  Touches nothing of this machine yet."""
+    settings, effects = settings or Settings(), effects or Effects()
+    return [_make(name, settings, effects) for name in dict.fromkeys(names)]
 
 
-def _make(effects: Effects, name: str) -> Service:
+def _make(name: str, settings: Settings, effects: Effects) -> Service:
     try:
-        return _MAKERS[name](effects)
+        make = _MAKERS[name]
     except KeyError:
         raise ValueError(f"no service is called {name!r}; there are {', '.join(SERVICE_NAMES)}") from None
+    return make(settings, effects)
 
 
-def _shutdown(effects: Effects) -> Service:
-    return Shutdown(SystemPower() if effects.real else RehearsedPower(), effects.on_shutdown)
+def _shutdown(settings: Settings, effects: Effects) -> Service:
+    own = settings.shutdown
+    if not settings.real and effects.power is None:
+        return Shutdown(RehearsedPower(), own.on_request)
+    power = effects.power or SystemPower(own.commands, ways=own.ways, timeout=own.timeout)
+    drain = None
+    if own.drain or own.on_drain:
+        import shlex
+
+        from hvring.guest.drain import Drain
+
+        drain = Drain([shlex.split(command) for command in own.drain], own.on_drain)
+    return Shutdown(power, own.on_request, drain=drain, patience=own.drain_timeout)
 
 
-def _timesync(effects: Effects) -> Service:
-    return TimeSync(SystemClock() if effects.real else RehearsedClock(), set_clock=effects.set_clock)
+def _timesync(settings: Settings, effects: Effects) -> Service:
+    usual = SystemClock() if settings.real else RehearsedClock()
+    own = settings.timesync
+    to, discipline = effects.feed, effects.discipline or nobody
+    if own.mode == "feed" and to is None:
+        to = _feed(own.feed_to, settings.real)
+    if own.mode == "step" and effects.discipline is None and effects.clock is None:
+        from hvring.guest.disciplines import Watch  # only here, for what it costs in memory
+
+        discipline = Watch()
+    return TimeSync(
+        effects.clock or usual,
+        mode=own.mode,
+        feed=to,
+        feed_uncertainty=own.feed_uncertainty,
+        implicit_sync=own.implicit_sync,
+        step_limit=own.step_limit,
+        discipline=discipline,
+    )
 
 
-def _heartbeat(effects: Effects) -> Service:
-    return Heartbeat(effects.health)
+def _feed(to: str, real: bool) -> TimeFeed:
+    from hvring.guest.time_feed import RehearsedFeed, feed  # only here, for what it costs in memory
+
+    usual = feed(to)  # one that cannot be is refused in a rehearsal, too
+    return usual if real else RehearsedFeed()
 
 
-def _kvp(effects: Effects) -> Service:
-    PoolStore(effects.pool_directory).create()
-    return Kvp(
-        PoolStore(effects.pool_directory, patience=0)
-    )  # it asks again itself; the other services go on
+def _heartbeat(settings: Settings, _: Effects) -> Service:
+    return Heartbeat(settings.heartbeat.health)
 
 
-def _vss(effects: Effects) -> Service:
-    # It asks again itself while the guardian is at work; the other services go on.
-    return Vss(SystemFreezer(blocking=False) if effects.real else RehearsedFreezer())
+def _kvp(settings: Settings, effects: Effects) -> Service:
+    own = settings.kvp
+    usual = PoolStore(
+        own.pool_directory,
+        identity=Identity(domain_name=DomainName(max_age=own.domain_name_age)),
+        timeout=own.timeout,
+        max_records=own.max_records,
+        stale=own.stale,
+        set_ip=own.set_ip,
+        set_ip_directory=own.set_ip_directory,
+        set_ip_apply=own.set_ip_apply,
+        real=settings.real,
+    )
+    return (KvpWithBinaryIp if own.binary_ip else Kvp)(effects.store or usual)
 
 
-def _fcopy(effects: Effects) -> Service:
-    return Fcopy(DirectoryReceiver(effects.allow))
+def _vss(settings: Settings, effects: Effects) -> Service:
+    own = settings.vss
+    plan = partial(read_plan, exclude=own.exclude, only=own.only, loops=own.loops)
+    usual: Freezer = RehearsedFreezer(plan)
+    if settings.real:
+        usual = SystemFreezer(
+            plan,
+            freeze_timeout=own.freeze_timeout,
+            deadline=own.deadline,
+            thaw_timeout=own.thaw_timeout,
+            open_timeout=own.open_timeout,
+            blocking=False,
+        )
+    return Vss(effects.freezer or usual, own.capability_flags, max_frozen=own.max_frozen)
 
 
-_MAKERS: Final[dict[str, Callable[[Effects], Service]]] = {
+def _fcopy(settings: Settings, effects: Effects) -> Service:
+    own = settings.fcopy
+    usual = DirectoryReceiver(
+        own.allow,
+        mode=own.mode,
+        owner=own.owner,
+        sync=own.sync,
+        sha256=own.sha256,
+        max_size=own.max_size,
+        timeout=own.timeout,
+        sync_timeout=own.sync_timeout,
+    )
+    return Fcopy(effects.receiver or usual)
+
+
+_MAKERS: Final[dict[str, Callable[[Settings, Effects], Service]]] = {
     "shutdown": _shutdown,
     "timesync": _timesync,
     "heartbeat": _heartbeat,

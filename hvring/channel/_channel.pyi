@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import final
+from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
 from hvring.channel._doorbell import Doorbell
 from hvring.ring import Claim, Packet, RingConsumer, RingProducer, ViewIterator
 
+ROOM_RECHECK: Final[float]
+
 @final
 class Channel:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         memory: Buffer,
         *,
         ring_size: int,
@@ -25,7 +27,7 @@ class Channel:
         on_close: Callable[[], object] | None = None,
         recheck_every: float = 0.0,
         mirrored: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     @property
     def tx(self) -> RingProducer: ...
     @property
@@ -63,6 +65,9 @@ class Channel:
         self, length: int, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0
     ) -> Claim: ...
     def want_room(self, length: int) -> bool: ...
+    def unwant_room(self) -> None: ...
+    @property
+    def wants_room(self) -> bool: ...
     def recv(self) -> Packet | None: ...
     def recv_bytes(self) -> bytes | None: ...
     def views(self) -> ViewIterator: ...

@@ -1,113 +1,39 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
-# cython: freethreading_compatible=True, always_allow_keywords=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, autotestdict=False
+# cython: embedsignature=True, embedsignature.format=clinic, always_allow_keywords=False, binding=False
+# cython: freethreading_compatible=True
 # SPDX-License-Identifier: Apache-2.0
 """Channel: a producer, a consumer and a doorbell, in the order that loses no wake-up (PROTOCOL 1.8, 2.6-2.8)."""
 
 cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.object cimport PyObject, PyTypeObject
+from libc.errno cimport EAGAIN
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 
 from hvring.channel._doorbell cimport Doorbell
-from hvring.channel._sleeper cimport CLOSED, GONE, RUNG, TIME_OVER, Sleeper
+from hvring.channel._sleeper cimport GONE, RUNG, TIME_OVER, Sleeper
 from hvring.channel._spinner cimport Spinner
 from hvring.channel.system cimport now, now_ns
-from hvring.ring._ring cimport (Claim, Packet, RingConsumer, RingProducer, copy_next, corrupt, find, hv_method,
-                                hv_stand_before, length_of, payload_bytes, write, ViewIterator)
-from hvring.ring.core cimport *
+from hvring.ring._ring cimport (Claim, Packet, RingConsumer, RingProducer, ViewIterator, check_type, copy_next, corrupt,
+                                find, hv_method, hv_stand_before, length_of, payload_bytes, write)
+from hvring.ring.core cimport (HV_EMPTY, HV_FULL, HV_INTERRUPT_MASK, HV_MAX_LEN, HV_OK, HV_TOO_LARGE, hv_distance,
+                               hv_packet, hv_rx_available, hv_rx_consume, hv_rx_look, hv_rx_mask, hv_rx_release,
+                               hv_rx_unmask, hv_store_relaxed32, hv_tx_free, hv_tx_publish, hv_tx_reserve,
+                               hv_tx_room_found, hv_tx_total, hv_tx_want_room, hv_unlikely)
 
-from hvring.errors import (ChannelClosedError, ChannelError, ChannelRescindedError,
-                           RingFullError)
+from hvring.errors import ChannelClosedError, ChannelRescindedError, RingFullError
 
+# A host may forget to wake a writer that waits for room (QEMU does once it drained everything, PROTOCOL 8), so
+# whoever waits for room looks again this often, in seconds.
+cdef double ROOM_RECHECK_SECONDS = 0.05
+ROOM_RECHECK = ROOM_RECHECK_SECONDS
 
-# A host may forget to wake a writer that waits for room (QEMU does once it drained everything, PROTOCOL 8), so a
-# blocked send looks again this often, in seconds.
-cdef double ROOM_RECHECK = 0.05
 # A peer that died with its mask set needs no signal; look for it every so many sends.
-cdef unsigned int LIFELINE_EVERY = 64
+cdef enum:
+    LIFELINE_EVERY = 64
 
-
-cdef inline double deadline_of(object timeout) except? -2:
-    """When a wait of so many seconds is over, on the clock of now(); -1: never."""
-    return -1 if timeout is None else now() + max(<double>timeout, 0.0)
-
-
-cdef inline int give_back(Channel self) except -1:
-    """Give the room of received packets back; wake a writer that waits for it."""
-    if hv_rare(hv_rx_release(&self.rx.ring) or self.rx.room_signal):
-        return self.room_made()
-    return 0
-
-
-cdef inline void quiet(Channel self) noexcept nogil:
-    """Mask interrupts if they are not: a store takes the line from the other side."""
-    if not self.masked:
-        hv_rx_mask(&self.rx.ring)
-        self.masked = True
-
-
-cdef int no_room(Channel self, int result, object payload, uint64_t transaction_id, uint16_t packet_type,
-                 uint16_t flags, object timeout) except -1:
-    """The packet did not fit: wait until it is written, or raise."""
-    self.full += 1
-    if timeout == 0 or result == HV_TOO_LARGE:
-        self.check_lifeline()
-        self.tx.refuse(result)
-    return self.wait_room(payload, transaction_id, packet_type, flags, timeout)
-
-
-cdef inline int published(Channel self, bint due) except -1:
-    """What follows one packet that the other side can see."""
-    if hv_rare(self.wanted):
-        self.room_found()
-    self.packets_sent += 1
-    self.unchecked += 1
-    if due:
-        self.signal()
-    elif hv_rare(self.unchecked >= LIFELINE_EVERY):
-        self.check_lifeline()
-    return 0
-
-
-cdef inline bint send_one(Channel self, object payload, uint64_t transaction_id, uint16_t packet_type, uint16_t flags,
-                          object timeout) except -1:
-    cdef bint due
-    cdef int result
-    if hv_rare(self.closed or self.rescinded):
-        self.usable()
-    result = write(self.tx, payload, transaction_id, packet_type, flags)
-    if hv_rare(result != HV_OK):
-        no_room(self, result, payload, transaction_id, packet_type, flags, timeout)
-    self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
-    due = hv_tx_publish(&self.tx.ring)
-    published(self, due)
-    return due
-
-
-cdef int claim_committed(object holder, uint32_t total, bint due) except -1:
-    cdef Channel self = <Channel>holder
-    self.bytes_sent += total
-    return published(self, due)
-
-
-cdef int view_ended(object holder, uint32_t total, bint due) except -1:
-    cdef Channel self = <Channel>holder
-    self.bytes_received += total
-    self.packets_received += total != 0
-    return self.room_made() if self.rx.room_signal else 0
-
-
-cdef hv_method send_full
-
-
-cdef object send_quick(Channel self, PyObject *const *args, Py_ssize_t count, PyObject *names):
-    """send(payload) without keywords."""
-    if count != 1 or names != NULL:
-        return send_full(self, args, count, names)
-    return send_one(self, <object>args[0], 0, 6, 0, 0.0)
-
-
-send_full = hv_stand_before(<PyTypeObject *>Channel, "send", <hv_method>send_quick)
+include "waiting.pxi"
+include "sending.pxi"
 
 
 @cython.final
@@ -124,126 +50,38 @@ cdef class Channel:
     looking before it sleeps.
     """
 
-    def __init__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
-                 Doorbell doorbell not None, int lifeline=-1, Py_ssize_t control_size=4096, types=(6, 11),
-                 str name="", on_close=None, double recheck_every=0.0, bint mirrored=False):
-        if self.sleeper is not None:
-            raise ChannelError("a channel cannot be initialised twice")
-        self.sleeper = Sleeper(doorbell, lifeline)   # first: the lifeline is ours to close even if the ring is refused
+    def __cinit__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
+                  Doorbell doorbell not None, int lifeline=-1, Py_ssize_t control_size=4096, types=(6, 11),
+                  str name="", on_close=None, double recheck_every=0.0, bint mirrored=False):
+        self.share = 0.05
+        # First, because doorbell and lifeline are ours to close even if the ring is refused.
+        self.sleeper = Sleeper(doorbell, lifeline)
         self.tx = RingProducer(memory, tx_offset, ring_size, control_size=control_size, mirrored=mirrored)
         self.rx = RingConsumer(memory, rx_offset, ring_size, control_size=control_size, types=types,
                                mirrored=mirrored)
+        self.tx.owned = self.rx.owned = True
         self.memory = memory
         self.doorbell = doorbell
         self.name = name
         self.on_close = on_close
         self.recheck_every = recheck_every
-        # memory may be left over from an earlier opener: say what we want (PROTOCOL 1.7)
+        # The memory may be left over from an earlier opener, so we say what we want (PROTOCOL 1.7).
         hv_tx_room_found(&self.tx.ring)
         hv_store_relaxed32(self.rx.ring.control + HV_INTERRUPT_MASK, 0)
 
-    def __cinit__(self):
-        self.share = 0.05
-
-    # ------------------------------------------------------------------------------------------ inside
-
-    cdef int usable(self) except -1:
-        if self.closed:
-            raise ChannelClosedError(f"channel {self.name or '?'} was closed on this side")
-        if self.rescinded:
-            raise ChannelRescindedError(f"the host took channel {self.name or '?'} back, or died; "
-                                        "wait for a new offer and open it again")
-        return 0
-
-    cdef int check_lifeline(self) except -1:
-        """Raise when the other side is gone."""
-        self.unchecked = 0
-        if self.sleeper.gone():
-            self.rescinded = True
-            self.usable()
-        return 0
-
-    cdef int signal(self) except -1:
-        cdef int result
-        with nogil:
-            result = self.doorbell.ring()
-        self.signals_sent += 1
-        if self.masked and self.doorbell.unmasks():
-            hv_rx_mask(&self.rx.ring)
-        if result < 0:
-            self.rescinded = True
-            self.usable()
-        if self.seen_alive:           # the sleep before this signal would have said so: an answer costs one call less
-            self.seen_alive = False
-            return 0
-        if self.sleeper.lifeline < 0 and self.unchecked < LIFELINE_EVERY:
-            self.unchecked += 1       # uio's write would have failed; the monitor page's point is to cost no call
-            return 0
-        return self.check_lifeline()
-
-    cdef int release(self) except -1:
-        return give_back(self)
-
-    cdef int room_made(self) except -1:
-        """Wake a writer that waits for the room that was just given back, if there still is one."""
-        self.rx.room_signal = False
-        self.room_signals_sent += 1
-        try:
-            return self.signal()
-        except ChannelRescindedError:
-            return 0    # what was received with this room is not to be lost; who waits for more is told
-
-    cdef int sleep(self, double deadline) except -1:
-        """Sleep, and take what was rung: RUNG, GONE or TIME_OVER."""
-        cdef int why = self.sleeper.sleep(deadline)
-        self.seen_alive = why == RUNG and self.sleeper.alive
-        if why == CLOSED:
-            self.usable()
-        if why == RUNG and self.take_signals() < 0 or why == GONE:
-            self.rescinded = True
-            return GONE
-        return why
-
-    cdef int64_t take_signals(self) noexcept:
-        """How often the other side rang, or -errno."""
-        cdef int64_t rung = self.doorbell.clear()
-        if rung > 0:    # the other side may have written any number into its eventfd
-            self.events = min(self.events + <uint64_t>rung, <uint64_t>1 << 62)
-        return rung
-
-    cdef int wait_room(self, object payload, uint64_t tid, uint16_t kind, uint16_t flags, object timeout) except -1:
-        """The ring is full: say so in pending_send_sz, look again, sleep, until the packet is in (PROTOCOL 2.7)."""
-        cdef double deadline = deadline_of(timeout)
-        cdef double until
-        cdef Py_ssize_t n = memoryview(payload).nbytes
-        try:
-            while True:
-                hv_tx_want_room(&self.tx.ring, hv_tx_total(<uint32_t>n))
-                if self.tx.put(payload, tid, kind, flags) == HV_OK:
-                    return 0
-                self.check_lifeline()
-                if deadline >= 0 and now() >= deadline:
-                    raise RingFullError(f"no room for {n} bytes within {timeout} s; nothing was sent")
-                until = now() + ROOM_RECHECK
-                if deadline >= 0:
-                    until = min(until, deadline)
-                if self.sleep(until) == GONE:
-                    self.usable()
-                PyErr_CheckSignals()    # poll is not interrupted while the doorbell rings and rings
-        finally:
-            if not self.closed:   # by another thread, while we slept: the memory may be gone
-                hv_tx_room_found(&self.tx.ring)
-
     # ------------------------------------------------------------------------------------------ sending
 
-    @cython.critical_section   # send_quick() stands before it
+    # send_quick() stands before it.
+    @cython.critical_section
     def send(self, payload, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0, timeout=0.0):
         """Send one packet.  True: the other side was signalled.
 
         ``timeout``: seconds to wait for room; 0: RingFullError at once, None: for as long as it takes.  A sender that
-        waited may have taken the wake-up of an arriving packet: look with ``recv`` or ``wait`` before sleeping.
-        Raises ChannelRescindedError, ChannelClosedError, RingFullError, PacketTooLargeError, RingCorruptError.
+        waited may have taken the wake-up of an arriving packet: ``wait`` or ``arm`` looks before sleeping.
+        Raises ChannelRescindedError, ChannelClosedError, RingFullError, PacketTooLargeError, RingCorruptError, and
+        ValueError for a packet type whose header is not the one of 6 (data), 10 and 11 (completion).
         """
+        check_type(packet_type)
         return send_one(self, payload, transaction_id, packet_type, flags, timeout)
 
     @cython.critical_section
@@ -254,10 +92,12 @@ cdef class Channel:
         first one can never fit; on any error nothing is sent.
         """
         cdef Py_ssize_t sent
-        self.usable()
+        cdef uint64_t total
+        usable(self)
+        check_type(packet_type)
         sent = self.tx.put_many(payloads, transaction_id, packet_type, flags)
-        self.bytes_sent += hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
-        self.sent_many(sent, hv_tx_publish(&self.tx.ring))
+        total = hv_distance(self.tx.ring.own, self.tx.ring.published, self.tx.ring.size)
+        sent_many(self, sent, total, hv_tx_publish(&self.tx.ring))
         return sent
 
     @cython.critical_section
@@ -270,10 +110,11 @@ cdef class Channel:
         before it.
         """
         cdef Py_ssize_t sent
+        cdef uint64_t total = 0
         cdef bint due = False
-        self.usable()
-        sent = self.tx.put_batch(buffer, descriptors, &due, &self.bytes_sent)
-        self.sent_many(sent, due | hv_tx_publish(&self.tx.ring))
+        usable(self)
+        sent = self.tx.put_batch(buffer, descriptors, &due, &total)
+        sent_many(self, sent, total, due | hv_tx_publish(&self.tx.ring))
         return sent
 
     def claim(self, Py_ssize_t length, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
@@ -283,48 +124,39 @@ cdef class Channel:
         commits at the end and aborts on an exception; nothing else can be sent meanwhile.
         """
         cdef Claim made
-        self.usable()
+        usable(self)
         made = self.tx.claim(length, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
         made.holder = self
         made.told = claim_committed
         return made
 
-    cdef int sent_many(self, Py_ssize_t sent, bint due) except -1:
-        """What follows a batch that was published."""
-        self.packets_sent += sent
-        if sent and self.wanted:
-            self.room_found()
-        if due:
-            return self.signal()
-        return self.check_lifeline()
-
     def want_room(self, Py_ssize_t length) -> bool:
         """Ask to be woken once ``length`` payload bytes fit: ``wait()`` ends and ``fileno()`` gets readable then.
 
-        True: they fit already.  The next packet sent takes the wish back.  PacketTooLargeError when they never will.
+        True: they fit already.  There is one wish, the last one; it is over when ``wait`` or ``arm`` found the room,
+        when that many bytes were sent, or by ``unwant_room``.  PacketTooLargeError when they never will fit.
         """
         cdef bint fits
-        self.usable()
+        usable(self)
         fits = self.tx.want_room(length)
         self.wanted = hv_tx_total(<uint32_t>length)
         return fits
 
-    cdef int room_came(self) except -1:
-        """Is there the room now that want_room asked for?"""
-        cdef int result
-        if self.wanted == 0:
-            return False
-        result = hv_tx_reserve(&self.tx.ring, self.wanted)
-        if result < 0:
-            corrupt(result)
-        if result != HV_OK:
-            return False
-        self.room_found()
-        return True
+    @cython.critical_section
+    def unwant_room(self) -> None:
+        """Take the wish of ``want_room`` back, if there is one."""
+        if self.closed:
+            usable(self)
+        room_found(self)
 
-    cdef void room_found(self) noexcept:
-        self.wanted = 0
-        hv_tx_room_found(&self.tx.ring)
+    @property
+    def wants_room(self) -> bool:
+        """Has the room that ``want_room`` asked for not been found yet?
+
+        A host can forget to wake a writer (PROTOCOL §8): an event loop is to call ``arm`` again after ``ROOM_RECHECK``
+        seconds while this is so, as ``wait`` does.
+        """
+        return self.wanted != 0
 
     # ------------------------------------------------------------------------------------------ receiving
 
@@ -337,10 +169,10 @@ cdef class Channel:
         cdef hv_packet packet
         cdef Packet p
         if self.closed:
-            self.usable()
+            usable(self)
         if find(self.rx, &packet) == HV_EMPTY:
             if self.rx.room_signal:
-                self.release()
+                give_back(self)
             return None
         p = self.rx.take(&packet)
         self.packets_received += 1
@@ -353,11 +185,11 @@ cdef class Channel:
         """The next payload alone, as bytes, or None when there is none now."""
         cdef hv_packet packet
         cdef bytes payload
-        if hv_rare(self.closed):
-            self.usable()
+        if hv_unlikely(self.closed):
+            usable(self)
         if find(self.rx, &packet) == HV_EMPTY:
             if self.rx.room_signal:
-                self.release()
+                give_back(self)
             return None
         payload = payload_bytes(self.rx, &packet)
         hv_rx_consume(&self.rx.ring, &packet)
@@ -373,7 +205,7 @@ cdef class Channel:
         """
         cdef ViewIterator made
         if self.closed:
-            self.usable()
+            usable(self)
         made = self.rx.views()
         made.holder = self
         made.told = view_ended
@@ -386,11 +218,11 @@ cdef class Channel:
         BufferTooSmallError leaves the packet where it is.
         """
         cdef hv_packet packet
-        if hv_rare(self.closed):
-            self.usable()
+        if hv_unlikely(self.closed):
+            usable(self)
         if copy_next(self.rx, buffer, &packet) == HV_EMPTY:
             if self.rx.room_signal:
-                self.release()
+                give_back(self)
             return None
         self.packets_received += 1
         self.bytes_received += packet.total
@@ -408,12 +240,12 @@ cdef class Channel:
         """
         cdef Py_ssize_t count = 0
         if self.closed:
-            self.usable()
+            usable(self)
         try:
             count = self.rx.drain(buffer, descriptors, &self.bytes_received)
         finally:
             self.packets_received += count
-            self.release()
+            give_back(self)
         return count
 
     def __iter__(self):
@@ -427,81 +259,23 @@ cdef class Channel:
 
     # ------------------------------------------------------------------------------------------ waiting
 
+    @cython.critical_section
     def wait(self, timeout=None) -> bool:
         """Sleep until there is something to receive: True; False when ``timeout`` seconds passed.
 
         After ``want_room`` it also ends, with True, when that room is there.  Raises ChannelRescindedError when the
-        other side is gone and everything it sent was read.  With ``spin`` it may look for a while before it sleeps.
+        other side is gone and everything it sent was read, ChannelClosedError also when another thread or a signal
+        handler closes this channel meanwhile.  With ``spin`` it may look for a while before it sleeps.
         """
         cdef double deadline = deadline_of(timeout)
         cdef bint came
         if self.spinner is None or self.spinner.limit == 0 or self.wanted:
-            return self.wait_asleep(deadline)
-        if self.look(deadline):
+            return wait_asleep(self, deadline)
+        if look(self, deadline):
             return True
-        came = self.wait_asleep(deadline)
+        came = wait_asleep(self, deadline)
         self.spinner.slept(now_ns(), came)
         return came
-
-    cdef bint look(self, double deadline) except -1:
-        """Look for a packet for as long as it may pay, with interrupts masked: the other side need not signal it."""
-        cdef int64_t budget
-        if self.closed or self.rescinded:
-            return False                       # arm_once says so
-        if self.arrived():
-            return True
-        budget = self.spinner.budget(now_ns())
-        if deadline >= 0:
-            budget = <int64_t>min(<double>budget, (deadline - now()) * 1e9)     # a late deadline is no integer
-        if budget <= 0:
-            return False
-        quiet(self)
-        with nogil:
-            self.spinner.look(&self.rx.ring, budget)
-        if not self.closed and self.arrived():
-            return True
-        PyErr_CheckSignals()                   # poll would not be interrupted by one that came meanwhile
-        return False
-
-    cdef bint arrived(self) except -1:
-        """Is there something to read?  Does not ask for signals as arm_once does."""
-        cdef int result = hv_rx_look(&self.rx.ring)
-        if result < 0:
-            corrupt(result)
-        if hv_rx_available(&self.rx.ring) == 0:
-            return False
-        quiet(self)
-        return True
-
-    cdef bint wait_asleep(self, double deadline) except -1:
-        """Ask for signals, look, sleep, until something came or time is over."""
-        cdef double until
-        cdef int why = TIME_OVER
-        while True:
-            if self.arm_once():
-                quiet(self)
-                return True
-            if self.room_came():
-                return True
-            if why == RUNG:               # for nothing; a doorbell that never stops cannot keep us here
-                PyErr_CheckSignals()
-                if deadline >= 0 and now() >= deadline:
-                    return False
-            self.waits += 1
-            until = deadline
-            if self.recheck_every > 0:
-                until = now() + self.recheck_every
-                if deadline >= 0:
-                    until = min(until, deadline)
-            why = self.sleep(until)
-            if why == RUNG:
-                self.wakeups += 1
-                if self.arrived():
-                    return True
-            elif why == TIME_OVER:
-                if until == deadline:
-                    return False
-                self.recheck()
 
     @property
     def spin(self) -> float:
@@ -515,7 +289,7 @@ cdef class Channel:
 
     @spin.setter
     def spin(self, double seconds):
-        self.set_spin(seconds, self.share)
+        set_spin(self, seconds, self.share)
 
     @property
     def spin_share(self) -> float:
@@ -525,93 +299,87 @@ cdef class Channel:
 
     @spin_share.setter
     def spin_share(self, double share):
-        self.set_spin(self.spin, share)
+        set_spin(self, self.spin, share)
 
-    cdef int set_spin(self, double seconds, double share) except -1:
-        cdef Spinner spinner = Spinner() if self.spinner is None else self.spinner
-        spinner.set(<int64_t>(seconds * 1e9 + 0.5) if 0 <= seconds <= 1 else -1, share, now_ns())
-        self.spinner = spinner
-        self.share = share
-        return 0
-
+    @cython.critical_section
     def recheck(self) -> None:
         """For event loops: to be called when ``recheck_every`` seconds passed in silence, then drain and arm.
 
         Only counts: ``rechecks`` and ``rechecks_needed``, packets that nobody had announced, in ``stats()``.
         """
         if self.closed:
-            self.usable()
+            usable(self)
         self.rechecks += 1
-        if self.take_signals() == 0 and self.rx.available:
+        if take_signals(self) == 0 and has_arrived(self):
             self.rechecks_needed += 1
-
-    cdef int arm_once(self) except -1:
-        """Unmask, fence, look again: is there something to read?"""
-        cdef int result
-        self.masked = False
-        if self.closed:
-            self.usable()
-        if self.rescinded and not self.rx.available:
-            self.usable()
-        self.armed += 1
-        result = hv_rx_unmask(&self.rx.ring)
-        if result < 0:
-            corrupt(result)
-        return result == HV_OK
 
     @cython.critical_section
     def arm(self) -> int:
-        """For event loops, after draining and before sleeping on ``fileno()``: bytes readable now; 0: safe to sleep.
+        """For event loops, after draining and before sleeping on ``fileno()``: how many bytes there are to read.
 
-        Takes the wake-up that was pending, so that ``fileno()`` is quiet until there is something new, clears the
-        interrupt mask, and looks again.  Raises ChannelRescindedError when the other side is gone.
+        Where there are none, but the room that ``want_room`` asked for is there: the bytes of that room.  0: it is safe
+        to sleep.  ``wants_room`` says whether the room is still to come.  Takes the wake-up that was pending, so that
+        ``fileno()`` is quiet until there is something new, clears the interrupt mask, and looks again.  Raises
+        ChannelRescindedError when the other side is gone.
         """
-        cdef int64_t rung = self.take_signals()
+        cdef int64_t rung
+        cdef bint readable, roomy
+        if self.closed:
+            usable(self)
+        rung = take_signals(self)
         if rung < 0:
             self.rescinded = True
-            self.usable()
+            usable(self)
         self.wakeups += rung > 0
-        if self.arm_once():
+        readable = arm_once(self)
+        roomy = room_came(self)
+        if not readable and not roomy and rung == 0:
+            check_lifeline(self)
+        if readable:
             return hv_rx_available(&self.rx.ring)
-        if rung == 0:
-            self.check_lifeline()
-        return 0
+        return hv_tx_free(&self.tx.ring) if roomy else 0
 
+    @cython.critical_section
     def mask(self) -> None:
         """Ask the other side not to signal new packets until the next ``arm()`` or ``wait()``."""
         if self.closed:
-            self.usable()
+            usable(self)
         hv_rx_mask(&self.rx.ring)
         self.masked = True
 
     def fileno(self) -> int:
-        """A descriptor for select, poll, epoll, asyncio: readable when there may be packets, room, or an end."""
+        """A descriptor for select, poll, epoll, asyncio: readable when there may be packets, room, or an end.
+
+        The channel's own: take it out of the selector or the loop before ``close``, after which another file may get
+        the same number.
+        """
         if self.closed:
-            self.usable()
+            usable(self)
         return self.sleeper.descriptor()
 
     # ------------------------------------------------------------------------------------------ the end
 
+    @cython.critical_section
     def close(self) -> None:
         """Close this side; the other side sees it.  Harmless when done before.
 
+        May be called by another thread or a signal handler at any time: what waits then ends with ChannelClosedError.
         BufferError while memoryviews of claims or views are still held.
         """
-        if self.closed or self.doorbell is None:
+        if self.closed:
             return
+        # Another thread may be looking at the memory, without the GIL; what it does until its look is over comes first.
         if self.spinner is not None:
-            self.spinner.stop()    # another thread may be looking at the memory, without the GIL
-        try:
-            self.tx.close()
-            self.rx.close()
-        except BufferError:
+            self.spinner.stop()
+        if self.closed:
+            return
+        if self.tx.spans or self.rx.spans:
             if self.spinner is not None:
                 self.spinner.stopped = False
-            raise
+            raise BufferError("memoryviews into this channel's rings are still held; release them first")
         self.closed = True
-        if self.sleeper.asleep:
-            self.doorbell.stir()
-        self.doorbell.silence()
+        self.tx.let_go()
+        self.rx.let_go()
         self.sleeper.close()
         self.memory = None
         if self.on_close is not None:

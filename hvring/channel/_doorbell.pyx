@@ -1,10 +1,12 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
-# cython: freethreading_compatible=True, always_allow_keywords=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, autotestdict=False
+# cython: embedsignature=True, embedsignature.format=clinic, always_allow_keywords=False, binding=False
+# cython: freethreading_compatible=True
 # SPDX-License-Identifier: Apache-2.0
 """Doorbells: how one side of a channel wakes the other (PROTOCOL 1.8, 2.9)."""
 
 cimport cython
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.exc cimport PyErr_CheckSignals
 from libc.errno cimport EAGAIN, EBADF, EINTR, EIO, EOPNOTSUPP, errno
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from posix.fcntl cimport F_GETFL, F_SETFL, O_NONBLOCK, fcntl
@@ -14,20 +16,27 @@ from hvring.channel.system cimport POLLIN, POLLOUT, RWF_NOWAIT, iovec, poll, pol
 from hvring.ring.core cimport hv_or32
 
 
+cdef extern from "eventfd_signal.h" nogil:
+    int hv_eventfd_signal(int fd) noexcept
+
+
 cdef class Doorbell:
-    """How one side of a channel wakes the other; made by transports."""
+    """How one side of a channel wakes the other; made by transports.  One belongs to one channel."""
+
+    def __cinit__(self, *args, **named):
+        self.fd = -1
 
     cdef int ring(self) noexcept nogil:
-        return 0
+        return -EBADF
+
+    cdef int ring_or_wait(self) noexcept nogil:
+        return self.ring()
 
     cdef int64_t clear(self) noexcept nogil:
-        return 0
+        return -EBADF
 
     cdef bint unmasks(self) noexcept nogil:
         return False
-
-    cdef void stir(self) noexcept:
-        pass
 
     cdef void silence(self) noexcept:
         pass
@@ -35,32 +44,36 @@ cdef class Doorbell:
 
 @cython.final
 cdef class EventfdDoorbell(Doorbell):
-    """Two eventfds: one to wake the other side, one to be woken by.  Takes both over and closes them."""
+    """Two eventfds: one to wake the other side, one to be woken by.
 
-    def __cinit__(self, int signal_fd, int wait_fd):
-        self.fd = self.signal_fd = -1
+    Takes both over and closes them, unless ``closefd`` is False.  ``signal`` and ``take`` are for whoever has an event
+    loop and no Channel, as the host's side has; neither ever waits for the other side, whatever it does to the
+    counters and to O_NONBLOCK, which is one flag for both sides.
+    """
+
+    def __cinit__(self, int signal_fd, int wait_fd, *, bint closefd=True):
+        self.signal_fd = -1
         if fcntl(wait_fd, F_GETFL) < 0 or fcntl(signal_fd, F_GETFL) < 0:
             raise OSError(errno, "not an open descriptor")
-        # O_NONBLOCK belongs to both sides: it is neither set, for a host that reads its eventfd with blocking reads,
-        # nor relied on, for a host that takes it away.
         self.signal_fd = signal_fd
         self.fd = wait_fd
+        self.owns = closefd
 
     cdef int ring(self) noexcept nogil:
+        return hv_eventfd_signal(self.signal_fd)
+
+    cdef int ring_or_wait(self) noexcept nogil:
+        """For kernels that do not let us signal as ring() does: waits while the other side keeps the counter full."""
         cdef uint64_t one = 1
         cdef pollfd room
-        # A counter that the other side has filled up must not hold us.  One that it fills between this look and the
-        # write still does, until it reads: eventfd knows no write with RWF_NOWAIT (EOPNOTSUPP), nor a second opening
-        # with flags of its own, and O_NONBLOCK is the other side's to clear.
         room.fd = self.signal_fd
         room.events = POLLOUT
+        # A counter that is full already holds nobody: the other side has been woken.  One that it fills between this
+        # look and the write does, until a signal comes, for which the caller looks after each -EINTR.
         if poll(&room, 1, 0) == 0:
             return 0
-        while write(self.signal_fd, &one, 8) < 0:
-            if errno == EAGAIN:
-                return 0      # the counter is full: the other side has been woken 2^64 - 2 times already
-            if errno != EINTR:
-                return -errno
+        if write(self.signal_fd, &one, 8) < 0 and errno != EAGAIN:
+            return -errno
         return 0
 
     cdef int64_t clear(self) noexcept nogil:
@@ -68,37 +81,50 @@ cdef class EventfdDoorbell(Doorbell):
         cdef iovec whole
         whole.iov_base = &count
         whole.iov_len = 8
-        while preadv2(self.fd, &whole, 1, -1, RWF_NOWAIT) < 0:   # O_NONBLOCK is shared: the other side can clear it
+        while preadv2(self.fd, &whole, 1, -1, RWF_NOWAIT) < 0:
             if errno == EAGAIN:
                 return 0
-            if errno == EOPNOTSUPP:      # a kernel before 5.8
+            if errno == EOPNOTSUPP:
                 return self.clear_old()
             if errno != EINTR:
                 return -errno
         return <int64_t>(count if count < <uint64_t>1 << 62 else <uint64_t>1 << 62)
 
     cdef int64_t clear_old(self) noexcept nogil:
+        """For kernels before 5.8."""
         cdef pollfd rung
         cdef uint64_t count = 0
+        # Nobody but us reads this counter, so that O_NONBLOCK changes nothing for another side that follows the rules.
+        # One that takes the flag away and the count, too, holds us until a signal comes: then nothing was rung.
+        fcntl(self.fd, F_SETFL, fcntl(self.fd, F_GETFL) | O_NONBLOCK)
         rung.fd = self.fd
         rung.events = POLLIN
         if poll(&rung, 1, 0) <= 0 or read(self.fd, &count, 8) < 0:
             return 0
-        return <int64_t>(count & <uint64_t>0x3FFFFFFF)
+        return <int64_t>(count if count < <uint64_t>1 << 62 else <uint64_t>1 << 62)
 
-    cdef void stir(self) noexcept:
-        cdef uint64_t one = 1
-        cdef pollfd room
-        room.fd = self.fd
-        room.events = POLLOUT
-        if poll(&room, 1, 0) > 0:     # else it is full, and readable
-            write(self.fd, &one, 8)
+    def signal(self) -> None:
+        """Wake the other side.  OSError when that is not possible, as after the end."""
+        cdef int result = self.ring()
+        while result == -EAGAIN or result == -EINTR:
+            with nogil:
+                result = self.ring_or_wait()
+            PyErr_CheckSignals()
+        if result < 0:
+            raise OSError(-result, "cannot signal the other side")
+
+    def take(self) -> int:
+        """How often the other side signalled since the last time; 0: it did not.  OSError as for ``signal``."""
+        cdef int64_t rung = self.clear()
+        if rung < 0:
+            raise OSError(-rung, "cannot look for signals of the other side")
+        return rung
 
     cdef void silence(self) noexcept:
-        if self.fd >= 0:
+        if self.fd >= 0 and self.owns:
             close(self.fd)
             close(self.signal_fd)
-            self.fd = self.signal_fd = -1
+        self.fd = self.signal_fd = -1
 
     def __dealloc__(self):
         self.silence()
@@ -112,7 +138,6 @@ cdef class UioDoorbell(Doorbell):
 
     def __cinit__(self, int fd, *args):
         cdef int flags = fcntl(fd, F_GETFL)
-        self.fd = -1
         if flags < 0:
             raise OSError(errno, "not an open descriptor")
         fcntl(fd, F_SETFL, flags | O_NONBLOCK)
@@ -120,14 +145,17 @@ cdef class UioDoorbell(Doorbell):
         self.seen = -1
 
     cdef int ring(self) noexcept nogil:
-        cdef int32_t one = 1          # 0 would mask our interrupts instead
+        # 0 would mask our interrupts instead
+        cdef int32_t one = 1
         while write(self.fd, &one, 4) < 0:
             if errno != EINTR:
-                return -errno         # EIO: rescinded; EINVAL: taken from the driver
+                # EIO: rescinded; EINVAL: taken from the driver
+                return -errno
         return 0
 
     cdef int64_t clear(self) noexcept nogil:
-        cdef uint32_t count = 0       # another length is EINVAL
+        # another length is EINVAL
+        cdef uint32_t count = 0
         cdef int64_t rung
         cdef ssize_t n = read(self.fd, &count, 4)
         while n < 0 and errno == EINTR:
@@ -139,7 +167,8 @@ cdef class UioDoorbell(Doorbell):
         return rung & <int64_t>0xFFFFFFFF
 
     cdef bint unmasks(self) noexcept nogil:
-        return True                   # the kernel clears the mask at every write of 1
+        # the kernel clears the mask at every write of 1
+        return True
 
     cdef void silence(self) noexcept:
         if self.fd >= 0:
@@ -151,7 +180,8 @@ cdef class UioDoorbell(Doorbell):
 
 
 @cython.final
-@cython.no_gc_clear   # the buffers are released in __dealloc__, not dropped before it
+# the buffers are released in __dealloc__, not dropped before it
+@cython.no_gc_clear
 cdef class MonitorDoorbell(UioDoorbell):
     """Signals through the monitor page, without a system call (PROTOCOL 2.9 b); is woken as a UioDoorbell is.
 
@@ -161,7 +191,8 @@ cdef class MonitorDoorbell(UioDoorbell):
 
     def __cinit__(self, int fd, interrupts, monitor, int relid, int monitor_id):
         if not 0 <= relid < 2048 * 8 or not 0 <= monitor_id < 128:
-            self.fd = -1              # not taken over
+            # not taken over
+            self.fd = -1
             raise ValueError(f"channel {relid} with monitor id {monitor_id} has no bit in the pages")
         try:
             PyObject_GetBuffer(interrupts, &self.interrupt_page, PyBUF_SIMPLE | PyBUF_WRITABLE)
@@ -180,7 +211,8 @@ cdef class MonitorDoorbell(UioDoorbell):
         if self.trigger == NULL:
             return -EBADF
         hv_or32(self.interrupt, self.interrupt_bit)
-        hv_or32(self.trigger, self.trigger_bit)      # after the other: the hypervisor looks here first
+        # after the other: the hypervisor looks here first
+        hv_or32(self.trigger, self.trigger_bit)
         return 0
 
     cdef bint unmasks(self) noexcept nogil:

@@ -8,18 +8,28 @@ from hvring.ring.core cimport hv_ring
 
 
 cdef class Spinner:
-    cdef readonly int64_t limit      # no look is longer, ns; 0: off
-    cdef readonly int64_t bound      # how long the next look may be, ns; 0: sleep at once
-    cdef readonly double share       # of the time that passes, the most that looks may use up
+    # no look is longer, ns; 0: off
+    cdef readonly int64_t limit
+    # how long the next look may be, ns; 0: sleep at once
+    cdef readonly int64_t bound
+    # of the time that passes, the most that looks may use up
+    cdef readonly double share
     cdef readonly uint64_t spins, won, spun
-    cdef double saved                # ns that may be spun away now
-    cdef bint drained                # saving up until the bucket is half full
+    # ns that may be spun away now
+    cdef double saved
+    # saving up until the bucket is half full
+    cdef bint drained
     cdef int64_t saved_at
-    cdef int64_t began               # the current wait
-    cdef bint tried                  # did it look before it slept?
-    cdef int lost                    # looks of full length in a row that saw nothing
-    cdef int resting, rest           # quick waits left that shall not begin to look again; of how many last time
-    cdef uint32_t looking, stopped   # shared by two threads: the one that looks, the one that closes
+    # the current wait
+    cdef int64_t began
+    # did it look before it slept?
+    cdef bint tried
+    # looks of full length in a row that saw nothing
+    cdef int lost
+    # quick waits left that shall not begin to look again; of how many last time
+    cdef int resting, rest
+    # shared by two threads: the one that looks, the one that closes
+    cdef uint32_t looking, stopped
     cpdef int set(self, int64_t limit, double share, int64_t now) except -1
     cpdef int64_t budget(self, int64_t now) noexcept nogil
     cpdef void seen(self, bint won, int64_t now, int64_t budget) noexcept nogil

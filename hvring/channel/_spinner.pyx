@@ -1,5 +1,6 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
-# cython: freethreading_compatible=True, always_allow_keywords=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, autotestdict=False
+# cython: embedsignature=True, embedsignature.format=clinic, always_allow_keywords=False, binding=False
+# cython: freethreading_compatible=True
 # SPDX-License-Identifier: Apache-2.0
 """Spinner: how long a channel may look for a packet before it sleeps (docs/decisions/0005)."""
 
@@ -34,13 +35,20 @@ cdef extern from *:
 
 
 cdef enum:
-    LONGEST = 1000000     # ns: of one look, and of all looks that nothing was saved up for
-    SHORTEST = 2000       # ns: shorter looks are none
-    WAKE = 200000         # ns: what a sleep may add to a delay; a delay that is longer than this and a look is long
-    IDLE = 10000000       # ns: after this the channel was idle
-    TRIES = 64            # at first without a pause, which takes as long as ten of them
-    LOST = 4              # looks of full length that see nothing before they are given up
-    REST = 16             # quick waits until the next try then; doubled each time
+    # ns: of one look, and of all looks that nothing was saved up for
+    LONGEST = 1000000
+    # ns: shorter looks are none
+    SHORTEST = 2000
+    # ns: what a sleep may add to a delay; a delay that is longer than this and a look is long
+    WAKE = 200000
+    # ns: after this the channel was idle
+    IDLE = 10000000
+    # at first without a pause, which takes as long as ten of them
+    TRIES = 64
+    # looks of full length that see nothing before they are given up
+    LOST = 4
+    # quick waits until the next try then; doubled each time
+    REST = 16
     LONGEST_REST = 1024
 
 
@@ -137,7 +145,8 @@ cdef class Spinner:
         cdef bint changed = False
         cdef int _, n = 0
         hv_store_relaxed32(&self.looking, 1)
-        hv_fence()                                      # partner: the fence in stop()
+        # partner: the fence in stop()
+        hv_fence()
         while n < TRIES and not changed and not hv_load_relaxed32(&self.stopped):
             changed = hv_load_relaxed32(index) != before
             n += 1
@@ -148,13 +157,15 @@ cdef class Spinner:
                 if changed:
                     break
             now = now_ns()
-        hv_store_release32(&self.looking, 0)            # partner: the acquire in stop()
+        # partner: the acquire in stop()
+        hv_store_release32(&self.looking, 0)
         self.seen(changed, now_ns(), budget)
 
     cdef void stop(self) noexcept:
         """End the look that another thread is in; there will be no other until ``stopped`` is cleared."""
         hv_store_relaxed32(&self.stopped, 1)
-        hv_fence()                                      # partner: the fence in look()
+        # partner: the fence in look()
+        hv_fence()
         while hv_load_acquire32(&self.looking):
             with nogil:
                 sched_yield()

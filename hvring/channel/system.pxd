@@ -26,6 +26,20 @@ cdef extern from "sys/uio.h" nogil:
     enum:
         RWF_NOWAIT
 
+cdef extern from "sys/socket.h" nogil:
+    ctypedef unsigned int socklen_t
+    int getsockopt(int fd, int level, int name, void *value, socklen_t *length)
+    int shutdown(int fd, int how)
+    enum:
+        SHUT_RDWR
+        SOL_SOCKET
+        SO_TYPE
+
+cdef extern from "sys/eventfd.h" nogil:
+    int eventfd(unsigned int count, int flags)
+    enum:
+        EFD_CLOEXEC
+
 cdef extern from "sys/epoll.h" nogil:
     enum:
         EPOLL_CLOEXEC

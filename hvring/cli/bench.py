@@ -8,17 +8,18 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
 
+from hvring.cli import COMMANDS
 from hvring.errors import HvringError
 
 NOISE = 0.05
 PEERS = ("DPDK", "linux_hv", "DPDK and eventfd")  # the first that both runs have is what is measured with
 
 
-def add_parser(commands: Any) -> None:
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The words of this command."""
     parser = commands.add_parser(
-        "bench", help="compare two runs of the benchmarks", description="Work with results of the benchmarks."
+        "bench", help=COMMANDS["bench"], description="Work with results of the benchmarks."
     )
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
     compare = verbs.add_parser(

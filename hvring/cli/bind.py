@@ -6,17 +6,19 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hvring.cli import bus
+from hvring.cli import COMMANDS, bus
 from hvring.errors import HvringError
+from hvring.guest.holders import names, running, stop_advice
 from hvring.transport.errors import NotHyperVError
-from hvring.vmbus import SERVICE_NAMES
+from hvring.transport.sysfs import Device
+from hvring.vmbus import BY_NAME, SERVICE_NAMES
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The words of this command."""
     parser = commands.add_parser(
         "bind",
-        help="give services to uio_hv_generic, so that `hvring run` can serve them",
+        help=COMMANDS["bind"],
         description="Takes devices from their driver for uio_hv_generic; harmless if done before. `hvring unbind` "
         "gives them back. With timesync bound the kernel's PTP clock of Hyper-V is gone.",
     )
@@ -42,6 +44,17 @@ def run(args: argparse.Namespace) -> int:
             status = 1
         else:
             print(f"{device.title}: {device.driver} {binder.bus.node(device) or ''}".rstrip())
-            if device.service == "timesync":
-                print("timesync: the kernel's PTP clock of Hyper-V is gone until it is given back")
+            _warn(device)
     return status
+
+
+def _warn(device: Device) -> None:
+    """Of what goes with the kernel's driver, and of what may come back with it."""
+    if device.service is None:
+        return
+    facts = BY_NAME[device.service]
+    if facts.only_if_named:
+        print(f"{facts.name}: the kernel's PTP clock of Hyper-V is gone until it is given back")
+    found = running(facts.daemons)
+    if found:
+        print(f"{facts.name}: {names(found)} has lost its device: {stop_advice(found)}")

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable
 
+from hvring.cli.tables import aligned
 from hvring.transport.binding import STATE, Binder
 from hvring.transport.sysfs import OPENED, Bus, Device
 
@@ -37,10 +38,5 @@ def state(device: Device) -> str:
 
 
 def table(rows: Iterable[tuple[str | None, ...]]) -> str:
-    """Columns as wide as their longest cell; nothing is ``-``."""
-    cells = [[cell or "-" for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    )
+    """The rows with aligned columns; nothing is ``-``."""
+    return "\n".join(aligned([[cell or "-" for cell in row] for row in rows]))

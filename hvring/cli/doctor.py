@@ -7,8 +7,12 @@ import argparse
 import json
 from collections.abc import Sequence
 
-from hvring.cli import bus
-from hvring.cli.findings import Finding, Level, absent, examine
+from hvring.cli import COMMANDS, bus, time_agents
+from hvring.cli.agent_findings import examine_agents
+from hvring.cli.findings import Finding, Level, absent, examine, stale_pools
+from hvring.cli.time_findings import examine_time
+from hvring.guest.pool import DIRECTORY
+from hvring.guest.pool_owner import PoolOwner
 from hvring.transport import kernels
 
 FINE, TO_DO, NOT_HYPERV = 0, 1, 3
@@ -18,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """The words of this command."""
     parser = commands.add_parser(
         "doctor",
-        help="what is right and what is wrong here for serving Hyper-V",
+        help=COMMANDS["doctor"],
         description="Looks, and changes nothing. Exit status: 0 all is well, 1 something is to be done, 3 this is no "
         "Hyper-V guest.",
     )
@@ -34,7 +38,13 @@ def run(args: argparse.Namespace) -> int:
         finding = absent(here)
         _print([finding], args.json)
         return TO_DO if finding.level is Level.TODO else NOT_HYPERV
-    findings = list(examine(here, kernels.running(), bus.binder(args).bound()))
+    kernel = kernels.running()
+    findings = [
+        *examine(here, kernel, bus.binder(args).bound()),
+        *stale_pools(PoolOwner(DIRECTORY)),
+        *examine_agents(),
+        *examine_time(here, kernel, ours=time_agents.agents()),
+    ]
     _print(findings, args.json)
     return TO_DO if any(finding.level is Level.TODO for finding in findings) else FINE
 

@@ -8,12 +8,14 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+from hvring.cli import COMMANDS
+from hvring.cli.pool_names import CHOICES, pool
+from hvring.events import EventKind, printable
 from hvring.vmbus import SERVICE_NAMES
 
 if TYPE_CHECKING:
     from hvring.host import Event
 
-POOLS: Final = {"external": 0, "guest": 1, "auto": 2, "auto-external": 3, "auto-internal": 4}
 _DESCRIPTION: Final = """\
 Without a verb: serve the six integration services at a Unix socket, negotiate
 with every guest that attaches, send heartbeats and time samples, and report what
@@ -33,7 +35,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """The words of this command."""
     parser = commands.add_parser(
         "host",
-        help="a virtual Hyper-V host, and the verbs to drive it",
+        help=COMMANDS["host"],
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -47,6 +49,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default=SERVICE_NAMES,
         metavar="NAME,…",
         help="serve only these at first; `toggle` adds others",
+    )
+    parser.add_argument(
+        "--echo",
+        type=_class,
+        action="append",
+        default=[],
+        metavar="GUID",
+        help="offer a device of this class, too, which sends back what it gets: to try a driver of your own with",
     )
     parser.set_defaults(run=run)
     _add_verbs(parser)
@@ -77,7 +87,9 @@ def _add_verbs(parser: argparse.ArgumentParser) -> None:
 
     copy = add("copy", "copy a file into a directory of the guest")
     copy.add_argument("source", metavar="FILE")
-    copy.add_argument("directory", metavar="DIRECTORY")
+    copy.add_argument(
+        "directory", metavar="DIRECTORY", help="a directory of the guest, or the full path of the file there"
+    )
     copy.add_argument("--name", help="the file's name in the guest, if it is to be another")
     copy.add_argument("--overwrite", action="store_true", help="replace a file that exists")
     copy.add_argument("--create-path", action="store_true", help="make missing directories")
@@ -93,8 +105,22 @@ def _add_verbs(parser: argparse.ArgumentParser) -> None:
         one = actions.add_parser(action, help=summary, description=summary, parents=[common])
         for word in words:
             one.add_argument(word, metavar=word.upper())
-        pools = f"0 to 4, or {', '.join(POOLS)}; default: external"
-        one.add_argument("--pool", type=_pool, default=0, metavar="POOL", help=pools)
+        pools = f"{CHOICES}; default: external"
+        one.add_argument("--pool", type=pool, default=0, metavar="POOL", help=pools)
+
+    ip = add("ip", "read or change the IP settings of a network adapter of the guest")
+    actions = ip.add_subparsers(dest="action", metavar="ACTION", required=True)
+    get = actions.add_parser("get", help="print them", description="print them", parents=[common])
+    get.add_argument("adapter", metavar="MAC", help="as 00:15:5D:01:02:03")
+    put = actions.add_parser("set", help="change them", description="change them", parents=[common])
+    put.add_argument("adapter", metavar="GUID", help="of the adapter's device on VMBus, in braces")
+    put.add_argument("--dhcp", action="store_true", help="IPv4 addresses by DHCP")
+    for option, shape, what in (
+        ("--address", "ADDRESS/MASK", "as 192.0.2.7/255.255.255.0 or 2001:db8::7/64"),
+        ("--gateway", "ADDRESS", "a router to everywhere"),
+        ("--dns", "ADDRESS", "a name server"),
+    ):
+        put.add_argument(option, action="append", default=[], metavar=shape, help=f"{what}; may be repeated")
 
     backup = add("backup", "freeze the guest's file systems and thaw them")
     backup.add_argument("--hold", type=float, default=0.0, metavar="SECONDS", help="stay frozen that long")
@@ -105,7 +131,7 @@ def _add_verbs(parser: argparse.ArgumentParser) -> None:
     add("heartbeat", "show what the heartbeat says; the status is 1 without contact")
 
     toggle = add("toggle", "take a service away from the guest, or give it back")
-    toggle.add_argument("service", choices=SERVICE_NAMES)
+    toggle.add_argument("service", type=_service, metavar="SERVICE", help="a name, or the GUID of a device")
     toggle.add_argument("offered", choices=("on", "off"))
 
     add("violations", "list the rules that guests broke; the status is 1 when there are any")
@@ -114,7 +140,7 @@ def _add_verbs(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve, or carry one verb out. Raises EndpointError, HostError."""
     if args.verb is None:
-        return serve(args.socket, args.services, quiet=args.quiet, as_json=args.json)
+        return serve(args.socket, args.services, echoes=args.echo, quiet=args.quiet, as_json=args.json)
     from hvring.cli.host_verbs import VERBS
     from hvring.host.client import ControlClient
 
@@ -122,38 +148,66 @@ def run(args: argparse.Namespace) -> int:
         return VERBS[args.verb](client, args)
 
 
-def serve(path: str, services: Sequence[str], *, quiet: bool = False, as_json: bool = False) -> int:
+def serve(
+    path: str,
+    services: Sequence[str],
+    *,
+    echoes: Sequence[str] = (),
+    quiet: bool = False,
+    as_json: bool = False,
+) -> int:
     """Serve until SIGINT or SIGTERM. Raises EndpointError when another host serves there."""
     import asyncio
     import signal
 
-    from hvring.host import VirtualHost
+    from hvring.daemon.lines import Lines
+    from hvring.host import VirtualHost, echo
     from hvring.host.control import ControlServer
 
-    def report(event: Event) -> None:
-        if as_json:
-            line = json.dumps({"event": event.kind, "service": event.service, "text": event.text})
-        else:
-            line = f"{event.service:<9}  {event.text}"
-        print(line, flush=True)
+    async def main(say: Lines) -> int:
+        def report(event: Event) -> None:
+            word, text = _told(event)
+            if as_json:
+                say(json.dumps({"event": word, "service": event.service, "text": text}))
+            else:
+                say(f"{event.service:<9}  {printable(text)}")
 
-    async def main() -> int:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
-        host = VirtualHost(path, services, on_event=None if quiet else report)
+        devices = dict.fromkeys(echoes, echo)
+        host = VirtualHost(path, services, devices=devices, on_event=None if quiet else report)
         async with host, ControlServer(host):
             if not quiet and not as_json:
-                print(f"serving {', '.join(services)} at {path}", flush=True)
-                print(f"attach a guest with `hvring run --virtual {path}`, end with Ctrl-C", flush=True)
+                say(f"serving {', '.join((*services, *echoes))} at {printable(path)}")
+                say(f"attach a guest with `hvring run --virtual {printable(path)}`, end with Ctrl-C")
             await stop.wait()
         return host.violation_count
 
-    count = asyncio.run(main())
-    if not quiet and not as_json:
-        print(f"ended; {count or 'no'} violation{'' if count == 1 else 's'}")
+    with Lines() as say:
+        count = asyncio.run(main(say))
+        if not quiet and not as_json:
+            say(f"ended; {count or 'no'} violation{'' if count == 1 else 's'}")
     return 0
+
+
+_WORDS: Final = {
+    EventKind.ATTACHED: ("attached", "a guest attached"),
+    EventKind.NEGOTIATED: ("negotiated", "negotiated {}"),
+    EventKind.REFUSED: ("refused", "refused: {}"),
+    EventKind.OFFERED: ("offer", "offered"),
+    EventKind.WITHDRAWN: ("offer", "no longer offered"),
+    EventKind.VIOLATION: ("violation", "violation: {}"),
+}
+
+
+def _told(event: Event) -> tuple[str, str]:
+    """An event's kind as programs read it, and the sentence for people."""
+    word, sentence = _WORDS.get(event.kind, (event.kind.value, "{}"))
+    if event.detail and "{}" not in sentence:
+        sentence += " {}"
+    return word, sentence.format(event.detail)
 
 
 def _services(text: str) -> tuple[str, ...]:
@@ -165,12 +219,23 @@ def _services(text: str) -> tuple[str, ...]:
     return names
 
 
-def _pool(text: str) -> int:
-    if text in POOLS:
-        return POOLS[text]
-    if text.isdecimal() and int(text) in POOLS.values():
-        return int(text)
-    raise argparse.ArgumentTypeError(f"no such pool: {text}; there are 0 to 4, or {', '.join(POOLS)}")
+def _service(text: str) -> str:
+    if text in SERVICE_NAMES:
+        return text
+    try:
+        return _class(text)
+    except argparse.ArgumentTypeError:
+        names = ", ".join(SERVICE_NAMES)
+        raise argparse.ArgumentTypeError(f"no such service: {text}; there are {names}") from None
+
+
+def _class(text: str) -> str:
+    from hvring.host.device import device_facts
+
+    try:
+        return device_facts(text).class_guid
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _number(text: str) -> int:

@@ -10,9 +10,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
+from hvring.cli.tables import aligned
+from hvring.events import printable
 from hvring.host.client import ControlClient, RemoteError
 from hvring.host.errors import HostError
 from hvring.ic import Status
@@ -74,9 +76,20 @@ def kvp(client: ControlClient, args: argparse.Namespace) -> int:
         print(f"hvring host: the guest has no key {args.key!r} in pool {args.pool}", file=sys.stderr)
         return 1
     if args.action == "list":
-        rows = [(_plain(key), _plain(value)) for key, value in result["items"]]
-        return _say(args, result, *_aligned(rows))
+        rows = [(printable(key), printable(str(value))) for key, value in result["items"]]
+        return _say(args, result, *aligned(rows))
     return _say(args, result, *([str(result["value"])] if args.action == "get" else []))
+
+
+def ip(client: ControlClient, args: argparse.Namespace) -> int:
+    if args.action == "get":
+        result = client.request("ip", action="get", adapter=args.adapter)
+        texts = [(name, result[name]) for name in ("addresses", "subnets", "gateways", "dns")]
+        rows = [("dhcp", "yes" if result["dhcp"] else "no"), *texts]
+        return _say(args, result, *aligned(rows))
+    lists = {"addresses": args.address, "gateways": args.gateway, "dns": args.dns}
+    result = client.request("ip", action="set", adapter=args.adapter, dhcp=args.dhcp, **lists)
+    return _say(args, result, "the guest took the settings")
 
 
 def backup(client: ControlClient, args: argparse.Namespace) -> int:
@@ -111,7 +124,7 @@ def violations(client: ControlClient, args: argparse.Namespace) -> int:
 
 VERBS: Final[dict[str, Callable[[ControlClient, argparse.Namespace], int]]] = {
     verb.__name__: verb
-    for verb in (status, wait, shutdown, copy, kvp, backup, time, heartbeat, toggle, violations)
+    for verb in (status, wait, shutdown, copy, kvp, ip, backup, time, heartbeat, toggle, violations)
 }
 
 
@@ -120,8 +133,8 @@ def _say(args: argparse.Namespace, result: Any, *lines: str) -> int:
     if args.json:
         print(json.dumps(result))
     else:
-        for line in lines:
-            print(line)
+        for line in lines:  # they quote the guest, who must not steer the terminal
+            print(printable(line))
     return 0
 
 
@@ -138,7 +151,8 @@ def _show_status(args: argparse.Namespace, result: Any) -> int:
         times = [_milliseconds(one[key]) for key in ("median_seconds", "p99_seconds")]
         versions = [one[key] or "-" for key in ("framework", "version")]
         rows.append((name, one["state"], *versions, str(one["exchanges"]), *times))
-    lines += _aligned(rows)
+    rows += [(name, state, *"-----") for name, state in result["devices"].items()]
+    lines += aligned(rows)
     lines += [f"{name}: {one['failure']}" for name, one in result["services"].items() if one["failure"]]
     return _say(args, result, *lines)
 
@@ -146,19 +160,6 @@ def _show_status(args: argparse.Namespace, result: Any) -> int:
 def _heartbeat(state: dict[str, Any]) -> str:
     application = state["application"]
     return f"{state['contact']}, applications {application}" if application else f"{state['contact']}"
-
-
-def _plain(value: str | int) -> str:
-    """What a guest wrote must not steer the terminal."""
-    text = str(value)
-    return text if text.isprintable() else repr(text)
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The rows with columns as wide as their widest entry."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    padded = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return ["  ".join(row).rstrip() for row in padded]
 
 
 def _milliseconds(seconds: float | None) -> str:

@@ -4,240 +4,276 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import json
-import logging
 import os
-import signal
-import stat
 import sys
-import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from hvring.agent import Agent, Effects, Event, Opener, standard_services
-from hvring.errors import EndpointError
-from hvring.guest.pools import DIRECTORY
-from hvring.guest.power import ShutdownOrder
-from hvring.ic.heartbeat import ApplicationState
-from hvring.services import TimeSync
-from hvring.vmbus import SERVICE_NAMES
+from hvring.cli import COMMANDS, words
 
-REHEARSAL = "rehearsal: "
+CONFIGURATION = "/etc/hvring.toml"
+"""What is read if no other file is named and this one is there."""
+
+# What ends without anything to serve, as on a machine that is no VM of Hyper-V, ends at once: nothing here imports more
+# than the command line itself needs, and what other modules know better is written down (a test compares).
+SERVICES = ("shutdown", "timesync", "heartbeat", "kvp", "vss", "fcopy")
+BUS = "/sys/bus/vmbus/devices"
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The words of this command."""
     parser = commands.add_parser(
         "run",
-        help="serve the host: the agent",
-        description="Serves the host until it is stopped by SIGINT or SIGTERM. On Hyper-V effects on this machine "
-        "(freeze, power, clock) are real unless --rehearse is given; over a virtual host they are rehearsed unless "
-        "--real is given.",
+        help=COMMANDS["run"],
+        description="Serves the host until it is stopped by SIGINT, SIGTERM or the end of its terminal. On Hyper-V "
+        "effects on this machine (freeze, power, clock) are real unless --rehearse is given; over a virtual host they "
+        "are rehearsed unless --real is given.",
+        argument_default=argparse.SUPPRESS,  # what is not said is left to the file
     )
     parser.add_argument(
-        "services",
+        "run.services",
         nargs="*",
         metavar="SERVICE",
-        help=f"of {', '.join(SERVICE_NAMES)}; default: on Hyper-V those that are bound, over a virtual host all",
+        help=f"of {', '.join(SERVICES)}; default: on Hyper-V those that are bound or that hv_utils hands out, "
+        "over a virtual host all",
+    )
+    parser.add_argument(
+        "--config",
+        default=None,
+        metavar="FILE",
+        help=f"the settings, over which these words win; default: {CONFIGURATION}, if it is there",
     )
     where = parser.add_mutually_exclusive_group()
-    where.add_argument("--virtual", metavar="PATH", help="serve a virtual host, at this socket")
+    where.add_argument(
+        "--virtual",
+        dest="run.virtual",
+        metavar="PATH",
+        help="serve a virtual host, at this socket",
+    )
     where.add_argument(
         "--bind",
+        dest="run.bind",
         action="store_true",
         help="take the services from the kernel's driver (see `hvring bind`) and give them back at the end; without "
         "names all but timesync",
     )
-    meant = parser.add_mutually_exclusive_group()
-    meant.add_argument("--real", action="store_true", help="mean it: really freeze, power off, set the clock")
-    meant.add_argument("--rehearse", action="store_true", help="only say what would be done")
     parser.add_argument(
-        "--pool-dir", metavar="DIR", help=f"the KVP pool files; if effects are real: {DIRECTORY}"
+        "--via",
+        dest="run.via",
+        choices=("auto", "uio", "utils"),
+        help="on Hyper-V: over the rings of uio_hv_generic, over hv_utils' character devices, or by what is there; "
+        "default: auto",
+    )
+    meant = parser.add_mutually_exclusive_group()
+    meant.add_argument(
+        "--real",
+        dest="run.rehearse",
+        action="store_const",
+        const=False,
+        help="mean it: really freeze, power off, set the clock",
+    )
+    meant.add_argument(
+        "--rehearse",
+        dest="run.rehearse",
+        action="store_const",
+        const=True,
+        help="only say what would be done",
+    )
+    parser.add_argument(
+        "--pool-dir",
+        dest="kvp.pool_directory",
+        metavar="DIR",
+        type=words.directory,
+        help="the KVP pool files; if effects are real: /var/lib/hyperv",
     )
     parser.add_argument(
         "--allow",
+        dest="fcopy.allow",
         metavar="DIR",
         action="append",
+        type=words.directory,
         help="the host may copy files below DIR; may be repeated; default: none, over a virtual host the directory "
         "for temporary files unless --real is given",
     )
-    parser.add_argument("--set-clock", action="store_true", help="let the host's SYNC set the clock")
-    states = [state.name.lower() for state in ApplicationState]
     parser.add_argument(
-        "--health", choices=states, help="the application health to report with each heartbeat"
+        "--copy-mode",
+        dest="fcopy.mode",
+        metavar="MODE",
+        type=words.mode,
+        help="mode of copied files; default: that of the file which is replaced, or else 640",
     )
-    parser.add_argument("--health-file", metavar="FILE", help="read the health from FILE at each heartbeat")
     parser.add_argument(
-        "--json", action="store_true", help="one JSON object a line: events, and the numbers at the end"
+        "--copy-owner",
+        dest="fcopy.owner",
+        metavar="UID:GID",
+        type=words.owner,
+        help="owner of copied files, in numbers; default: that of the file which is replaced, or else this process's",
     )
-    parser.add_argument("--verbose", "-v", action="store_true", help="log what is done")
+    parser.add_argument(
+        "--copy-max-size",
+        dest="fcopy.max_size",
+        metavar="BYTES",
+        type=words.size,
+        help="refuse larger files; default: no limit",
+    )
+    parser.add_argument(
+        "--exclude",
+        dest="vss.exclude",
+        metavar="GLOB",
+        action="append",
+        help="mount points that a backup leaves alone; may be repeated",
+    )
+    parser.add_argument(
+        "--only",
+        dest="vss.only",
+        metavar="DIR",
+        action="append",
+        type=words.directory,
+        help="a backup freezes only this mount point; may be repeated",
+    )
+    parser.add_argument(
+        "--loop",
+        dest="vss.loops",
+        metavar="DIR",
+        type=words.directory,
+        action="append",
+        help="a backup freezes this mount point although it is on a loop device; may be repeated",
+    )
+    parser.add_argument(
+        "--max-frozen",
+        dest="vss.max_frozen",
+        metavar="SECONDS",
+        type=words.seconds,
+        help="thaw after so long, whatever the host says; default: 60",
+    )
+    parser.add_argument(
+        "--backup-flags",
+        dest="vss.capability_flags",
+        metavar="N",
+        type=words.backup_flags,
+        help="what this machine says of its backups, over a ring; default: 5, no automatic recovery; host: "
+        "what the host asked with comes back, as from Linux",
+    )
+    parser.add_argument(
+        "--set-clock",
+        dest="timesync.mode",
+        action="store_const",
+        const="step",
+        help="let the host set the clock: by SYNC, and by samples that show that this machine was paused without one",
+    )
+    parser.add_argument(
+        "--health",
+        dest="health.state",
+        choices=("unknown", "healthy", "critical", "stopped"),
+        help="the application health to report with each heartbeat",
+    )
+    parser.add_argument(
+        "--health-file",
+        dest="health.file",
+        metavar="FILE",
+        help="a file whose only word is the application health, read while heartbeats come",
+    )
+    parser.add_argument(
+        "--control",
+        dest="control.socket",
+        metavar="PATH",
+        type=words.control_socket,
+        help="the socket that `hvring status` and the like speak to; none: there is none; default: in /run/hvring, "
+        "for root where effects are real",
+    )
+    parser.add_argument(
+        "--json",
+        dest="log.form",
+        action="store_const",
+        const="json",
+        help="one JSON object a line: events, and the numbers at the end",
+    )
+    parser.add_argument(
+        "--verbose",
+        "-v",
+        dest="log.level",
+        action="store_const",
+        const="debug",
+        help="log what is done",
+    )
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until told to stop."""
-    unknown = [name for name in args.services if name not in SERVICE_NAMES]
+    said = said_words(args)
+    unknown = [name for name in said.get(("run", "services"), ()) if name not in SERVICES]
     if unknown:
         print(
-            f"hvring run: no service is called {unknown[0]!r}; there are {', '.join(SERVICE_NAMES)}",
+            f"hvring run: no service is called {unknown[0]!r}; there are {', '.join(SERVICES)}",
             file=sys.stderr,
         )
         return 2
-    real = args.real or (args.virtual is None and not args.rehearse)
-    prefix = "" if real else REHEARSAL
-    logging.basicConfig(
-        level=logging.DEBUG if args.verbose else logging.WARNING,
-        format=f"{prefix}%(message)s",
-        stream=sys.stderr,
+    if ("run", "virtual") not in said and not os.path.isdir(BUS) and not _names_virtual(args.config):
+        return nothing_to_serve()
+    with _without_tls():
+        from hvring.cli import serving
+    return serving.serve(args, said)
+
+
+def configuration_path(named: str | None) -> str | None:
+    """The file to read; None: there is none."""
+    return CONFIGURATION if named is None and os.path.lexists(CONFIGURATION) else named
+
+
+def _names_virtual(path: str | None) -> bool:
+    """Whether the file may name a virtual host; one that does not need not be understood where there is no Hyper-V."""
+    path = configuration_path(path)
+    if path is None:
+        return False
+    text: bytes | None
+    try:
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC), "rb") as file:
+            text = file.read(1 << 17)
+    except OSError:
+        return True  # whoever reads it next says what is wrong
+    if text is None:  # a pipe or a terminal, in which nothing is yet
+        return True
+    return any(b"virtual" in line for line in text.splitlines() if not line.lstrip().startswith(b"#"))
+
+
+def said_words(args: argparse.Namespace) -> dict[tuple[str, str], Any]:
+    """What the command line says, by section and knob: the names under which argparse has them."""
+    said: dict[tuple[str, str], Any] = {}
+    for name, value in vars(args).items():
+        section, dot, knob = name.partition(".")
+        if dot and (value or name != "run.services"):
+            said[section, knob] = value
+    if ("run", "virtual") in said:  # one of the two in a file is not meant then
+        said["run", "bind"] = False
+    elif ("run", "bind") in said:
+        said["run", "virtual"] = None
+    return said
+
+
+def nothing_to_serve() -> int:
+    """The end of the agent where there is no Hyper-V."""
+    print(
+        "hvring run: this is no Hyper-V guest (there is no VMBus), so there is nothing to serve; "
+        "--virtual PATH serves a virtual host",
+        file=sys.stderr,
     )
-    logging.getLogger("hvring.agent").setLevel(logging.ERROR)  # its events are printed below
-    out = _Output(args.json, prefix)
-    if args.virtual is not None:
-        from hvring.transport.virtual import connect_async
-
-        _run(args, real, out, args.services, partial(connect_async, args.virtual, timeout=None, wait=True))
-        return 0
-    from hvring.cli.run_uio import line
-    from hvring.transport.sysfs import Bus
-
-    if not Bus().present:
-        print(
-            "hvring run: this is no Hyper-V guest (there is no VMBus), so there is nothing to serve; "
-            "--virtual PATH serves a virtual host",
-            file=sys.stderr,
-        )
-        return 0
-    with line(args.services, args.bind, out.tell) as (names, opener):
-        _run(args, real, out, names, opener)
     return 0
 
 
-def _run(args: argparse.Namespace, real: bool, out: _Output, names: Sequence[str], opener: Opener) -> None:
-    effects = Effects(
-        real=real,
-        pool_directory=args.pool_dir or (DIRECTORY if real else _private_directory("pools")),
-        allow=args.allow or ([] if real or args.virtual is None else [_temporary()]),
-        set_clock=args.set_clock,
-        health=_health(args),
-        on_shutdown=out.shutdown,
-    )
-    services = standard_services(effects, names or SERVICE_NAMES)
-    out.say(
-        serving=[service.name for service in services],
-        pools=os.fspath(effects.pool_directory),
-        allow=[os.fspath(path) for path in effects.allow],
-    )
-    asyncio.run(_serve(Agent(services, opener, on_event=out.event), out))
+@contextmanager
+def _without_tls() -> Iterator[None]:
+    """The agent stays for as long as the machine.
 
-
-async def _serve(agent: Agent, out: _Output) -> None:
-    loop = asyncio.get_running_loop()
-    work = asyncio.create_task(agent.run())
-
-    def stop() -> None:
-        if not work.cancelling():
-            out.end(agent)  # before the services forget what they know
-            work.cancel()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
+    Its asyncio comes without TLS, which nothing there speaks and which takes four megabytes.
+    """
+    spared = not {"asyncio", "ssl"} & sys.modules.keys()
+    if spared:
+        # To import it is an error now, as where it is missing.
+        sys.modules["ssl"] = None  # type: ignore[assignment]
     try:
-        await work
-    except asyncio.CancelledError:
-        if not work.cancelled():
-            raise
-    else:
-        raise EndpointError("no service could be opened; the lines above say why")
-
-
-class _Output:
-    """Lines for people, or JSON for programs; a rehearsal says so on every line."""
-
-    def __init__(self, as_json: bool, prefix: str) -> None:
-        self._json = as_json
-        self._prefix = prefix
-        self._orders: list[dict[str, Any]] = []
-
-    def say(self, **fields: Any) -> None:
-        if self._json:
-            print(json.dumps({"rehearsal": bool(self._prefix), **fields}), flush=True)
-        else:
-            words = "  ".join(
-                f"{key}: {_words(value)}" for key, value in fields.items() if value not in ("", [], None)
-            )
-            print(f"{self._prefix}{words}", flush=True)
-
-    def event(self, event: Event) -> None:
-        self.tell(event.kind.value, event.service, event.detail)
-
-    def tell(self, what: str, service: str, detail: str) -> None:
-        if self._json:
-            self.say(event=what, service=service, detail=detail)
-        else:
-            shown = "".join(c if c.isprintable() else "?" for c in detail)  # a host's words may be in it
-            print(f"{self._prefix}{service}: {what} {shown}".rstrip(), flush=True)
-
-    def shutdown(self, order: ShutdownOrder) -> None:
-        fields = {
-            "action": order.action.value,
-            "force": order.force,
-            "reason": f"{order.reason:#010x}",
-            "timeout": order.timeout,
-            "text": order.text,
-        }
-        self._orders.append(fields)
-        del self._orders[:-100]  # a host could go on for ever
-        if self._json:
-            self.say(event="order", service="shutdown", **fields)
-        else:
-            print(f"{self._prefix}shutdown: the host orders {order.action.value}: {order.text!r}", flush=True)
-
-    def end(self, agent: Agent) -> None:
-        """The numbers of this run."""
-        if not self._json:
-            return
-        stats = agent.stats()
-        time_service = agent.services.get("timesync")
-        measured = time_service.measurement if isinstance(time_service, TimeSync) else None
-        self.say(
-            event="summary",
-            services=stats,
-            orders=self._orders,
-            clock_offset_ns=None if measured is None else measured.offset_ns,
-            clock_sample_age=None if measured is None else time.monotonic() - measured.taken,
-        )
-
-
-def _words(value: Any) -> str:
-    return " ".join(value) if isinstance(value, list) else str(value)
-
-
-def _health(args: argparse.Namespace) -> Callable[[], ApplicationState] | None:
-    if args.health_file:
-        return lambda: _read_health(args.health_file)
-    if args.health:
-        state = ApplicationState[args.health.upper()]
-        return lambda: state
-    return None
-
-
-def _private_directory(name: str) -> str:
-    """A directory of this user below the one for temporary files, as a rehearsal's stand-in for system ones."""
-    base = os.path.join(_temporary(), f"hvring-rehearsal-{os.getuid()}")
-    os.makedirs(base, mode=0o700, exist_ok=True)
-    found = os.lstat(base)
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-        raise EndpointError(f"{base} belongs to somebody else: name a directory with --pool-dir")
-    return os.path.join(base, name)
-
-
-def _read_health(path: str) -> ApplicationState:
-    with open(path, encoding="ascii") as file:
-        return ApplicationState[file.read().strip().upper()]
-
-
-def _temporary() -> str:
-    """The directory for temporary files; without the module of that name, which costs a megabyte."""
-    return os.environ.get("TMPDIR") or "/tmp"
+        yield
+    finally:
+        if spared:
+            del sys.modules["ssl"]

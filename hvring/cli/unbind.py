@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from hvring.cli import bus
+from hvring.cli import COMMANDS, bus
 from hvring.errors import HvringError
 from hvring.transport.errors import NotHyperVError
 from hvring.transport.sysfs import Device
@@ -17,7 +17,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """The words of this command."""
     parser = commands.add_parser(
         "unbind",
-        help="give services back to the drivers they came from",
+        help=COMMANDS["unbind"],
         description="Gives devices back to the drivers from which `hvring bind` or `hvring run --bind` took them, "
         "also after a crash. A program that serves one of them loses it.",
     )

@@ -5,9 +5,13 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from hvring.errors import EffectError
+from hvring.guest.regular import read_text
+from hvring.guest.rehearsal import rehearse
+from hvring.reasons import Reason
 
 #: HV_X64_MSR_TIME_REF_COUNT: 100 ns units since the VM was made.
 TIME_REF_COUNT: Final = 0x40000020
@@ -27,6 +31,20 @@ class Clock(Protocol):
     def set(self, unix_ns: int) -> None:
         """Set the clock; raise EffectError if that is not possible."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Steady:
+    """Seconds that nobody sets or slews: ``raw`` since some moment, but for those that it was ``suspended``."""
+
+    raw: float
+    suspended: float
+
+
+def steady() -> Steady:
+    """Of this machine, now."""
+    suspended = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.clock_gettime_ns(time.CLOCK_MONOTONIC)
+    return Steady(time.clock_gettime(time.CLOCK_MONOTONIC_RAW), suspended / 1e9)
 
 
 class SystemClock:
@@ -67,20 +85,13 @@ class SystemClock:
         try:
             time.clock_settime_ns(time.CLOCK_REALTIME, unix_ns)
         except (OSError, OverflowError) as problem:
-            raise EffectError(f"cannot set the clock: {problem}") from problem
+            text = f"cannot set the clock: {problem}"
+            raise EffectError(text, reason=Reason.CLOCK_NOT_SET) from problem
 
     def _counter_exists(self) -> bool:
         # On another hypervisor the same MSR number may mean something else. The kernel offers a
         # Hyper-V clock source exactly where the counter is there.
-        try:
-            with open(self._clocksources, encoding="utf-8", errors="replace") as sources:
-                return "hyperv_clocksource" in sources.read()
-        except OSError:
-            return False
-
-
-#: What a rehearsal records at most: a host could go on for ever.
-_REMEMBERED: Final = 1000
+        return "hyperv_clocksource" in read_text(self._clocksources)
 
 
 class RehearsedClock:
@@ -100,8 +111,4 @@ class RehearsedClock:
 
     def set(self, unix_ns: int) -> None:
         """Record the time."""
-        import logging
-
-        self.settings.append(unix_ns)
-        del self.settings[:-_REMEMBERED]
-        logging.getLogger("hvring.guest").info("rehearsal: would set the clock to %d ns", unix_ns)
+        rehearse(self.settings, unix_ns, f"set the clock to {unix_ns} ns")

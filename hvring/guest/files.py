@@ -1,52 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """Receiving files from the host (PROTOCOL §4.6).
 
-The host names every path and is not trusted with that: files go below directories that were allowed,
-never through a link, and appear under their name only when they are complete.
+The host names every path and is not trusted with that: files go below directories that were allowed, never through a
+link, and appear under their name only when they are complete.  No path is looked at in this process: whoever looks
+may hang in a file system, and is a process of its own (:mod:`hvring.guest.workers`).
 """
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
-import stat
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final, Protocol
+from collections.abc import Iterable
+from typing import Final, Protocol, runtime_checkable
 
 from hvring.errors import EffectError
-from hvring.guest import folders
+from hvring.guest import file_worker
+from hvring.guest.copy_under_way import Copy, explained
+from hvring.guest.extents import Extents
+from hvring.guest.leftovers import is_temporary
+from hvring.guest.part import FILE_MODE, Wish
+from hvring.guest.workers import Workers
+from hvring.pending import Pending, then
+from hvring.reasons import Reason
 
-#: What the host is told (PROTOCOL §3.3).
-FAIL: Final = 0x80004005
-ALREADY_EXISTS: Final = 0x80070050
-DISK_FULL: Final = 0x80070070
+__all__ = ["FILE_MODE", "DirectoryReceiver", "FileReceiver", "Incoming"]
 
-FILE_MODE: Final = 0o640
-_PART_PREFIX: Final = ".hvring-"
-_PART_SUFFIX: Final = ".part"
-_LARGEST_OFFSET: Final = (1 << 63) - 1
-
-#: Bytes after which the disk is told to begin with them: the fsync at the end is then a matter of the last few.
-WRITE_OUT: Final = 4 << 20
+#: The number that is no user and no group: to the kernel it says "leave it".
+NOBODY: Final = 2**32 - 1
 
 
 class Incoming(Protocol):
-    """One file on its way in."""
+    """One file on its way in.  Nothing else is asked of it while something is pending, but to cancel that."""
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> Pending[None] | None:
         """Write at an offset; EffectError with status DISK_FULL or FAIL."""
         ...
 
-    def complete(self) -> str:
-        """Publish the file and return its path; EffectError removes what was written."""
+    def complete(self) -> str | Pending[str]:
+        """Publish the file and return its path; EffectError leaves nothing of it, and what it would replace."""
         ...
 
-    def abort(self) -> None:
+    def abort(self) -> Pending[None] | None:
         """Remove what was written; harmless after the end."""
         ...
+
+
+@runtime_checkable
+class KnowsDigest(Protocol):
+    """An :class:`Incoming` that knows, once it is complete, the SHA-256 of the file in hexadecimal, or None."""
+
+    sha256: str | None
 
 
 class FileReceiver(Protocol):
@@ -54,8 +56,8 @@ class FileReceiver(Protocol):
 
     def start(
         self, directory: str, name: str, *, overwrite: bool = False, create_path: bool = False, size: int = 0
-    ) -> Incoming:
-        """Begin a file; EffectError with status ALREADY_EXISTS, DISK_FULL or FAIL."""
+    ) -> Incoming | Pending[Incoming]:
+        """Begin a file of ``size`` bytes, 0: not known; EffectError with status ALREADY_EXISTS, DISK_FULL or FAIL."""
         ...
 
 
@@ -66,218 +68,121 @@ class DirectoryReceiver:
         self,
         allowed: Iterable[str | os.PathLike[str]] = (),
         *,
-        mode: int = FILE_MODE,
+        mode: int | None = None,
+        owner: tuple[int, int] | None = None,
         sync: bool = True,
+        sha256: bool = True,
         max_size: int | None = None,
+        timeout: float = 10.0,
+        sync_timeout: float = 25.0,
     ) -> None:
         """An allowed directory must exist; links in its own path are followed.
 
-        ``mode`` of the files whatever the umask; ``sync``: on the disk before the host is told; ``max_size``
-        in bytes of one file.
+        ``mode`` and ``owner`` (uid and gid) of the files; None: those of the file that is replaced, or else 0640,
+        whatever the umask, and this process's own.  ``sync``: on the disk before the host is told; ``sha256``: whether
+        each file's is made while it comes; ``max_size`` in bytes of one file.  Seconds: ``timeout`` for each look at a
+        file system and each write, ``sync_timeout`` to have the file on the disk.  ValueError for what can be none of
+        these.
         """
+        allowed = [os.fspath(path) for path in allowed]
+        if not all(allowed):
+            raise ValueError("an empty text names no directory")
+        if mode is not None and not 0 <= mode <= 0o7777:
+            raise ValueError(f"{mode:o} is no mode from 0 to 7777")
+        if owner is not None and not all(0 <= number < NOBODY for number in owner):
+            raise ValueError(f"{owner} are no numbers of a user and a group")
+        if max_size is not None and max_size < 0:
+            raise ValueError(f"no file has {max_size} bytes")
         self._roots = [_components(os.path.abspath(path)) for path in allowed]
         self._mode = mode
+        self._owner = owner
         self._sync = sync
+        self._sha256 = sha256
         self._max_size = max_size
+        self._timeout = timeout
+        self._sync_timeout = sync_timeout
+        self._workers = Workers()
 
     def start(
         self, directory: str, name: str, *, overwrite: bool = False, create_path: bool = False, size: int = 0
-    ) -> Incoming:
-        """Begin the file ``directory``/``name`` (``directory`` always is one, as in Linux).
+    ) -> Incoming | Pending[Incoming]:
+        """Begin the file ``name`` in ``directory``, or ``directory`` itself if that is the file's full path.
 
-        A file that exists is refused unless ``overwrite``; missing directories unless ``create_path``.
-        ``size`` is checked against the free space. EffectError with status ALREADY_EXISTS, DISK_FULL or FAIL.
+        It is the full path if it is no directory now, does not end in a slash, and its last part is ``name`` or ends
+        in the same suffix.  A file that exists is refused unless ``overwrite``; missing directories unless
+        ``create_path``.  ``size`` is checked against the free space, and at the end against what came, unless 0.
+        EffectError with status ALREADY_EXISTS, DISK_FULL or FAIL.
         """
         _check_name(name)
         root, below = self._place(directory)
         if self._max_size is not None and size > self._max_size:
-            raise EffectError(f"{name}: {size} bytes, only {self._max_size} are allowed")
-        with _explained(f"{directory}/{name}"):
-            top = os.open("/" + "/".join(root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                folder = folders.open_below(top, below, create=create_path)
-            finally:
-                os.close(top)
-            try:
-                _check_target(folder, name, overwrite)
-                _remove_leftovers(folder)
-                space = os.fstatvfs(folder)
-                if size > space.f_bfree * space.f_frsize:
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                fd, part = _create_part(folder)
-            except BaseException:
-                os.close(folder)
-                raise
-        path = "/" + "/".join((*root, *below, name))
-        limit = _LARGEST_OFFSET if self._max_size is None else self._max_size
-        return _Part(path, folder, fd, part, overwrite, self._mode, self._sync, limit)
+            raise EffectError(
+                f"{name}: {size} bytes, only {self._max_size} are allowed", reason=Reason.TOO_LARGE
+            )
+        wish = Wish(
+            "/" + "/".join(root),
+            below,
+            name,
+            overwrite=overwrite,
+            create_path=create_path,
+            may_be_file=bool(below) and not directory.endswith("/") and _is_like(below[-1], name),
+            size=size,
+            mode=self._mode,
+            owner=self._owner,
+            sync=self._sync,
+            sha256=self._sha256,
+        )
+        worker = self._workers.take()
+        return then(
+            explained(
+                f"{directory}/{name}",
+                lambda: worker.ask(file_worker.BEGIN, 0, file_worker.pack(wish), self._timeout),
+                lambda: self._workers.give_back(worker),
+            ),
+            lambda path: Copy(
+                path, self._workers, worker, Extents(size, self._max_size), self._timeout, self._sync_timeout
+            ),
+        )
+
+    def inherit(self, before: DirectoryReceiver) -> None:
+        """Its processes, those that hang included: there is one bound for all."""
+        self._workers = before._workers
+
+    def close(self) -> None:
+        """Let go of the process that waits for the next file; the end of the receiver does the same."""
+        self._workers.close()
 
     def _place(self, directory: str) -> tuple[list[str], list[str]]:
         """The allowed directory and the components below it."""
         if not directory.startswith("/"):
-            raise EffectError(f"not an absolute path: {directory!r}")
+            raise EffectError(f"not an absolute path: {directory!r}", reason=Reason.BAD_NAME)
         parts = _components(directory)
         for part in parts:
             _check_name(part)
         fitting = [root for root in self._roots if parts[: len(root)] == root]
         if not fitting:
-            raise EffectError(f"not an allowed directory: {directory!r}")
+            raise EffectError(f"not an allowed directory: {directory!r}", reason=Reason.NOT_ALLOWED)
         root = max(fitting, key=len)
         return root, parts[len(root) :]
-
-
-@dataclass(slots=True)
-class _Part:
-    """A file under its temporary name; its lock shows that it is not a leftover."""
-
-    path: str
-    folder: int
-    fd: int
-    part: str | None
-    overwrite: bool
-    mode: int
-    sync: bool
-    limit: int
-    waiting: int = 0  # bytes that the disk was not told about,
-    lowest: int = _LARGEST_OFFSET  # and between which offsets they lie
-    highest: int = 0
-
-    def write(self, offset: int, data: bytes | memoryview) -> None:
-        """Write all of ``data``; EffectError with status DISK_FULL or FAIL, what was written stays."""
-        self._check_open()
-        if offset < 0 or offset + len(data) > self.limit:
-            raise EffectError(f"{self.path}: {len(data)} bytes at {offset} are out of bounds")
-        try:
-            done = os.pwrite(self.fd, data, offset)
-            while done < len(data):
-                done += os.pwrite(self.fd, memoryview(data)[done:], offset + done)
-        except OSError as problem:
-            raise _explanation(self.path, problem) from problem
-        if self.sync:
-            self._begin_write_out(offset, len(data))
-
-    def _begin_write_out(self, offset: int, size: int) -> None:
-        """Now and then, have the kernel begin to write out what came; nothing waits for it."""
-        self.waiting += size
-        self.lowest = min(self.lowest, offset)
-        self.highest = max(self.highest, offset + size)
-        if self.waiting < WRITE_OUT:
-            return
-        try:
-            os.posix_fadvise(self.fd, self.lowest, self.highest - self.lowest, os.POSIX_FADV_DONTNEED)
-        except OSError:
-            pass  # a file system that takes no advice: fsync will do it all
-        self.waiting, self.lowest, self.highest = 0, _LARGEST_OFFSET, 0
-
-    def complete(self) -> str:
-        """Give the file its name and return its path; EffectError, e.g. ALREADY_EXISTS, removes it."""
-        part = self._check_open()
-        try:
-            with _explained(self.path):
-                os.fchmod(self.fd, self.mode)
-                if self.sync:
-                    os.fsync(self.fd)
-                folders.rename(self.folder, part, os.path.basename(self.path), replace=self.overwrite)
-                self.part = None
-                if self.sync:
-                    os.fsync(self.folder)
-        finally:
-            self._end()
-        return self.path
-
-    def abort(self) -> None:
-        """Remove the file; harmless after the end."""
-        if self.fd >= 0:
-            self._end()
-
-    def _check_open(self) -> str:
-        if self.part is None or self.fd < 0:
-            raise EffectError(f"{self.path}: the copy has ended")
-        return self.part
-
-    def _end(self) -> None:
-        """Remove what is still under the temporary name, while its lock is held."""
-        try:
-            if self.part is not None:
-                os.unlink(self.part, dir_fd=self.folder)
-        except OSError:
-            pass  # the next file into this directory removes it
-        finally:
-            os.close(self.fd)
-            os.close(self.folder)
-            self.fd = -1
-            self.part = None
 
 
 def _components(path: str) -> list[str]:
     return [part for part in path.split("/") if part not in ("", ".")]
 
 
+def _is_like(last: str, name: str) -> bool:
+    """Whether the last part of a path reads like the name of the file rather than that of a directory."""
+    suffix = os.path.splitext(name)[1]
+    return last == name or (suffix != "" and os.path.splitext(last)[1] == suffix)
+
+
 def _check_name(name: str) -> None:
     """Refuse what is not the plain name of one file or directory."""
     if name in ("", ".", "..") or any(letter in name for letter in "/\\\0"):
-        raise EffectError(f"not a plain name: {name!r}")
-    if name.startswith(_PART_PREFIX) and name.endswith(_PART_SUFFIX):
-        raise EffectError(f"a name for unfinished files: {name!r}")
+        raise EffectError(f"not a plain name: {name!r}", reason=Reason.BAD_NAME)
+    if is_temporary(name):
+        raise EffectError(f"a name for unfinished files: {name!r}", reason=Reason.BAD_NAME)
     try:
         name.encode()
     except UnicodeEncodeError as problem:
-        raise EffectError(f"not proper Unicode: {name!r}") from problem
-
-
-def _check_target(folder: int, name: str, overwrite: bool) -> None:
-    try:
-        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    if not overwrite:
-        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-
-
-def _create_part(folder: int) -> tuple[int, str]:
-    while True:
-        name = f"{_PART_PREFIX}{os.urandom(8).hex()}{_PART_SUFFIX}"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        fd = os.open(name, flags, 0o600, dir_fd=folder)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        if os.fstat(fd).st_nlink:
-            return fd, name
-        os.close(fd)  # another receiver took it for a leftover before it was locked
-
-
-def _remove_leftovers(folder: int) -> None:
-    """Remove the unfinished files of receivers that are no more."""
-    for name in os.listdir(folder):
-        if not (name.startswith(_PART_PREFIX) and name.endswith(_PART_SUFFIX)):
-            continue
-        try:
-            fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-        except OSError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(name, dir_fd=folder)
-        except OSError:
-            pass  # locked: somebody is at work on it
-        finally:
-            os.close(fd)
-
-
-@contextmanager
-def _explained(path: str) -> Iterator[None]:
-    """Turn an OSError into an EffectError with the status for the host."""
-    try:
-        yield
-    except OSError as problem:
-        raise _explanation(path, problem) from problem
-
-
-def _explanation(path: str, problem: OSError) -> EffectError:
-    status = FAIL
-    if problem.errno == errno.EEXIST:
-        status = ALREADY_EXISTS
-    elif problem.errno in (errno.ENOSPC, errno.EDQUOT):
-        status = DISK_FULL
-    return EffectError(f"{path}: {problem.strerror}", status)
+        raise EffectError(f"not proper Unicode: {name!r}", reason=Reason.BAD_NAME) from problem

@@ -2,32 +2,30 @@
 """Freezing the file systems of this machine for a backup (PROTOCOL §4.5.3).
 
 Between freeze() and thaw() nothing here logs, starts a program or looks up a path: each of these may
-wait for a frozen file system. What must not fail is left to the process of :mod:`hvring.guest.guardian`.
+wait for a frozen file system.  What may wait is done by other processes; none of them is needed for the thaw
+(decision 0006).
 """
 
 from __future__ import annotations
 
 import os
-import select
 import sys
-import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from hvring.errors import EffectBusyError, EffectError
+from hvring.errors import EffectError
 from hvring.guest import guardian
-from hvring.guest.hold import Hold, Steps
+from hvring.guest.capabilities import Capability, has_any
+from hvring.guest.guarded import GuardedFreeze, State, Timeouts
+from hvring.guest.launch import Way, ways
 from hvring.guest.mounts import Plan, read_plan
-
-if TYPE_CHECKING:
-    from subprocess import Popen
-
-_CAP_SYS_ADMIN: Final = 21
-_GUARDIAN_END: Final = 5.0
+from hvring.guest.rehearsal import rehearse
+from hvring.pending import Pending, settle, then
+from hvring.reasons import Obstacle, Reason
 
 
 class Freezer(Protocol):
-    """What the backup service needs."""
+    """What the backup service needs.  One call at a time, but thaw() may be called while a freeze is pending, too."""
 
     @property
     def ready(self) -> bool:
@@ -36,51 +34,70 @@ class Freezer(Protocol):
 
     @property
     def frozen(self) -> bool:
-        """Whether file systems are frozen now, be it only some of them or while a freeze or thaw is under way."""
+        """Whether file systems may be frozen: from the first one until all are known to be thawed."""
         ...
 
-    def freeze(self) -> None:
-        """Freeze all or none; EffectError on failure, with everything thawed again.
+    def freeze(self) -> Pending[None] | None:
+        """Freeze all or none; does nothing while all are frozen.
 
-        EffectBusyError while that is under way: another call goes on with it, thaw() breaks it off."""
+        EffectError within a bounded time; when ``frozen`` is true then, not all is known to be thawed yet."""
         ...
 
-    def thaw(self) -> None:
-        """Thaw everything; EffectError if something could not be thawed, or was thawed too early.
+    def thaw(self) -> Pending[None] | None:
+        """Thaw everything, and break off a freeze that is pending; does nothing if nothing was frozen.
 
-        EffectBusyError while that is under way: another call goes on with it."""
+        EffectError within a bounded time: with ``frozen`` true if something is not known to be thawed, and may be tried
+        again; with ``frozen`` false if all is thawed, but was thawed too early."""
+        ...
+
+
+class WatchedFreezer(Freezer, Protocol):
+    """One that knows when a freeze does not hold any more, and what it came to."""
+
+    @property
+    def summary(self) -> str:
+        """For people: what the last freeze came to, and what it left out and why."""
+        ...
+
+    def lost(self) -> str | None:
+        """Why a complete freeze does not hold any more, or None while it does.  Does not wait."""
+        ...
+
+    def watch(self) -> int:
+        """A descriptor that gets readable when lost() may have an answer; -1: there is none."""
         ...
 
 
 class SystemFreezer:
-    """Really freezes. For one thread; freeze() blocks while the file systems are written out, or raises
-    EffectBusyError meanwhile: the guardian goes on with it, and the next call looks how far it is."""
+    """Really freezes, by a guardian process that is started anew for each freeze; for one thread."""
 
     def __init__(
         self,
         plan: Callable[[], Plan] = read_plan,
         *,
+        open_timeout: float = 5.0,
         freeze_timeout: float = 60.0,
         deadline: float = 90.0,
-        thaw_timeout: float = 30.0,
+        thaw_timeout: float = 25.0,
+        ways: Callable[[], Sequence[Way]] = ways,
         blocking: bool = True,
     ) -> None:
-        """All in seconds: ``freeze_timeout`` is for writing out and freezing; the guardian thaws by itself
-        ``deadline`` after the first freeze; thaw() waits for it no longer than ``thaw_timeout``.
+        """All in seconds: ``open_timeout`` is for one mount; ``freeze_timeout`` for opening, writing out and freezing
+        all; the guardian thaws by itself ``deadline`` after the first freeze; thaw() ends after ``thaw_timeout``.
 
-        ``blocking``: whether freeze() and thaw() wait for the guardian; False: EffectBusyError at once."""
+        ``ways``: how the guardian may be started, the best way first.  ``blocking``: whether freeze() and thaw() wait
+        for their end; False: they return a Pending, as a service in a loop needs it."""
         self._plan = plan
-        self._freeze_timeout = freeze_timeout
-        self._deadline = deadline
+        self._timeouts = Timeouts(open_timeout, freeze_timeout, deadline)
         self._thaw_timeout = thaw_timeout
+        self._ways = ways
         self._blocking = blocking
-        self._hold: Hold | None = None
-        self._ending: Popen[bytes] | None = None  # a guardian that has nothing left to do but to end
-        self._freezing: Steps[None] | None = None  # what is under way: one of these two, or neither
-        self._thawing: Steps[None] | None = None
+        self._guarded: GuardedFreeze | None = None
+        self._summary = ""
+        self._weakness: str | None = None
 
     def plan(self) -> Plan:
-        """What would be frozen now, in order, and what would not and why. Raises EffectError."""
+        """What would be frozen now, in order, and what would not and why; opens none of it.  Raises EffectError."""
         return self._plan()
 
     @property
@@ -88,124 +105,100 @@ class SystemFreezer:
         """Whether this process may freeze and can start a guardian, and no earlier freeze hangs."""
         return self.obstacle() is None
 
-    def obstacle(self) -> str | None:
+    def obstacle(self) -> Obstacle | None:
         """Why a freeze cannot work, or None."""
-        is_under_way = self._freezing is not None or self._thawing is not None
-        return self._obstacle(hangs=not is_under_way and self._has_ended() is False)
+        if self._guarded is not None:
+            self._guarded.look()
+            if self._guarded.is_stuck and self._guarded.state is not State.CLEAR:
+                return Obstacle("an earlier freeze still hangs in the kernel", Reason.EARLIER_FREEZE)
+        if not has_any(Capability.SYS_ADMIN):
+            return Obstacle("freezing needs root (CAP_SYS_ADMIN)", Reason.NOT_PRIVILEGED)
+        if not sys.executable or not os.path.isfile(guardian.__file__):
+            return Obstacle(
+                "there is no Python interpreter to start the guardian with", Reason.GUARDIAN_NOT_STARTED
+            )
+        return None
+
+    @property
+    def weakness(self) -> str | None:
+        """What was wrong with the last guardian, although it worked; None: nothing."""
+        return self._weakness
 
     @property
     def frozen(self) -> bool:
-        """Whether file systems are frozen now; the guardian may have thawed them by itself."""
-        return self._hold is not None and self._hold.holds()
+        if self._guarded is None:
+            return False
+        self._guarded.look()
+        return self._guarded.may_hold
 
-    def freeze(self) -> None:
-        """Freeze all or none; EffectError names the file system at fault. Does nothing while frozen."""
-        if self._thawing is not None:
-            self.thaw()
-        if self._freezing is None:
-            if self.frozen:
-                return
-            self._freezing = self._freeze()
-        self._go_on(self._freezing)
+    @property
+    def summary(self) -> str:
+        return self._summary
 
-    def thaw(self) -> None:
-        """Thaw everything; does nothing if nothing was frozen. Breaks off a freeze that is under way.
-
-        EffectError if a file system would not thaw, or if the guardian thawed them earlier."""
-        if self._thawing is None:
-            if self._freezing is not None:
-                self._freezing.close()
-                self._freezing = None
-            elif self._hold is None:
-                return
-            self._thawing = self._thaw()
-        self._go_on(self._thawing)
-
-    def _go_on(self, work: Steps[None]) -> None:
-        """As far as it goes, or to its end."""
-        is_over = True
-        try:
-            for descriptor, until in work:
-                if not self._blocking:
-                    is_over = False
-                    raise EffectBusyError("the guardian is at work")
-                _wait(descriptor, until)
-        except BaseException as problem:
-            if not isinstance(problem, Exception):  # whoever waits is interrupted, and asks no more
-                work.close()
-                self._release()
-                for descriptor, until in self._end():
-                    _wait(descriptor, until)
-            raise
-        finally:
-            if is_over:
-                self._freezing = self._thawing = None
-
-    def _freeze(self) -> Steps[None]:
-        if self._hold is not None:  # its guardian has thawed by itself
-            self._release()
-            yield from self._end()
-        obstacle = self._obstacle(hangs=self._has_ended() is False)
+    def freeze(self) -> Pending[None] | None:
+        """Freeze all or none; EffectError names the file system at fault."""
+        if self._guarded is not None:
+            if self._guarded.was_complete and self.lost() is None:
+                return None
+            self._guarded.look()
+            if self._guarded.state is not State.CLEAR:
+                raise EffectError("an earlier freeze is not known to be thawed", reason=Reason.EARLIER_FREEZE)
+            self._guarded = None
+        obstacle = self.obstacle()
         if obstacle is not None:
-            raise EffectError(obstacle)
-        self._hold = hold = Hold(self.plan().freeze, self._freeze_timeout, self._deadline)
-        try:
-            yield from hold.freeze()
-        except Exception:
-            self._release()
-            if not hold.is_stuck:
-                yield from self._end()
-            raise
+            raise EffectError(obstacle, reason=obstacle.reason)
+        plan = self.plan()
+        self._guarded = guarded = GuardedFreeze(plan.freeze, self._timeouts, self._ways())
+        self._summary = ""
+        return self._wait(then(guarded.freeze(), lambda _: self._sum_up(guarded, plan)))
 
-    def _thaw(self) -> Steps[None]:
-        hold = self._hold
-        if hold is None:  # broken off before it began, or after it had failed
-            yield from self._end()
-            return
-        try:
-            yield from hold.thaw(self._thaw_timeout)
-        except Exception:
-            self._release()
-            if not hold.is_stuck:
-                yield from self._end()
-            raise
-        self._release()
-        yield from self._end()
+    def thaw(self) -> Pending[None] | None:
+        """Thaw everything; EffectError if a file system would not thaw, or if they were thawed earlier."""
+        if self._guarded is None:
+            return None
+        guarded = self._guarded
+        lost = self.lost() if guarded.was_complete else None
+        return self._wait(then(guarded.thaw(self._thaw_timeout), lambda _: self._end(guarded, lost)))
 
-    def _release(self) -> None:
-        if self._hold is not None:
-            self._ending = self._hold.close() or self._ending
-            self._hold = None
+    def lost(self) -> str | None:
+        guarded = self._guarded
+        if guarded is None or not guarded.was_complete:
+            return None
+        guarded.look()
+        if guarded.state is State.FROZEN:
+            return None
+        failure = guarded.failure
+        if failure is None:
+            return Obstacle("it was thawed", Reason.FREEZE_LOST)
+        return Obstacle(str(failure), failure.reason)
 
-    def _end(self) -> Steps[None]:
-        """Until the last guardian has ended, if it does so soon."""
-        if self._has_ended() is not False:
-            return
-        assert self._ending is not None
-        descriptor = os.pidfd_open(self._ending.pid)
-        try:
-            until = time.monotonic() + _GUARDIAN_END
-            while not self._has_ended() and time.monotonic() < until:
-                yield descriptor, until
-        finally:
-            os.close(descriptor)
+    def watch(self) -> int:
+        return -1 if self._guarded is None else self._guarded.fileno()
 
-    def _has_ended(self) -> bool | None:
-        """Whether the last guardian has; None if there was none."""
-        return None if self._ending is None else self._ending.poll() is not None
+    def _wait(self, outcome: Pending[None] | None) -> Pending[None] | None:
+        if self._blocking:
+            settle(outcome)
+            return None
+        return outcome
 
-    def _obstacle(self, *, hangs: bool) -> str | None:
-        if hangs:
-            return "an earlier freeze still hangs in the kernel"
-        if not _may_freeze():
-            return "freezing needs root (CAP_SYS_ADMIN)"
-        if not sys.executable or not os.path.isfile(guardian.__file__):
-            return "there is no Python interpreter to start the guardian with"
-        return None
+    def _sum_up(self, guarded: GuardedFreeze, plan: Plan) -> None:
+        self._weakness = guarded.weakness
+        parts = [", ".join(filesystem.target for filesystem in guarded.frozen) or "nothing"]
+        if guarded.left_out:
+            parts.append("not frozen: " + ", ".join(guarded.left_out))
+        parts += plan.notes
+        if guarded.weakness is not None:
+            parts.append(guarded.weakness)
+        self._summary = "; ".join(parts)
 
-
-#: What a rehearsal records at most: a host could go on for ever.
-_REMEMBERED: Final = 1000
+    def _end(self, guarded: GuardedFreeze, lost: str | None) -> None:
+        """All is thawed."""
+        if self._guarded is guarded:
+            self._guarded = None
+        if lost is not None:
+            raise EffectError(
+                f"everything was thawed before that was asked for: {lost}", reason=Reason.FREEZE_LOST
+            )
 
 
 class RehearsedFreezer:
@@ -214,6 +207,7 @@ class RehearsedFreezer:
     def __init__(self, plan: Callable[[], Plan] = read_plan) -> None:
         self._plan = plan
         self._frozen = False
+        self._summary = ""
         self.events: list[str] = []
 
     def plan(self) -> Plan:
@@ -230,11 +224,25 @@ class RehearsedFreezer:
         """Whether a freeze is being rehearsed."""
         return self._frozen
 
+    @property
+    def summary(self) -> str:
+        """What would have been frozen."""
+        return self._summary
+
+    def lost(self) -> str | None:
+        """Nothing ends a rehearsal early."""
+        return None
+
+    def watch(self) -> int:
+        """There is nothing to wait for."""
+        return -1
+
     def freeze(self) -> None:
         """Record what would be frozen; raises EffectError if that cannot be found out."""
         if not self._frozen:
             targets = ", ".join(filesystem.target for filesystem in self.plan().freeze)
-            self._rehearse(f"freeze {targets or 'nothing'}")
+            self._summary = targets or "nothing"
+            self._rehearse(f"freeze {self._summary}")
             self._frozen = True
 
     def thaw(self) -> None:
@@ -244,22 +252,4 @@ class RehearsedFreezer:
             self._rehearse("thaw")
 
     def _rehearse(self, event: str) -> None:
-        import logging
-
-        self.events.append(event)
-        del self.events[:-_REMEMBERED]
-        logging.getLogger("hvring.guest").info("rehearsal: would %s", event)
-
-
-def _wait(descriptor: int, until: float) -> None:
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    poll.poll(max(0.0, until - time.monotonic()) * 1000)
-
-
-def _may_freeze() -> bool:
-    with open("/proc/self/status", encoding="utf-8", errors="replace") as facts:
-        for line in facts:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
-    return False
+        rehearse(self.events, event, event)

@@ -1,34 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """The process that freezes mounts and sees to it that they are thawed again, whatever happens.
 
-It is started before the first freeze as a program of its own (so that it shares no memory, lock or
-descriptor with the service) and gets the mounts as open descriptors. From then on it looks up no path,
-starts no program, writes no log and touches no page that is not in memory. It thaws when it is told to,
-when the one who told it to freeze is gone, at the deadline, and on SIGTERM.
+It is started before the freeze as a program of its own, opens the mounts and hands the descriptors to the service:
+each of the two can thaw without the other.  Opening is done by children that may hang.  Freezing is done by a child
+that may hang, too, and that stays while the mounts are frozen: a third one to thaw them, when the guardian is killed
+or stopped.
 
-The freezing itself is done by a child of it, because FIFREEZE may wait for ever in the kernel; the
-guardian then thaws the others and stays until it can thaw the last one, too. A mount that does not thaw
-does not stop the others, either.
+From the first freeze to the thaw all three look up no path, start no program and write no log.  The guardian thaws when
+it is told to, when the service is gone, at the deadline and on SIGTERM; a mount that does not thaw stops none of the
+others, and is tried again until it does.
 
-Run as ``python guardian.py CONTROL FREEZE_TIMEOUT DEADLINE MOUNT...`` (descriptors and seconds). CONTROL
-is a SOCK_SEQPACKET socket: it takes FREEZE and then THAW, and gives :data:`EVENT` records. This file
-imports nothing but the standard library.
+Run as ``python guardian.py CONTROL LIFELINE SERVICE PLAN OPEN_TIMEOUT FREEZE_TIMEOUT DEADLINE`` (descriptors, seconds).
+CONTROL is a SOCK_SEQPACKET socket: it takes FREEZE and then THAW, and gives :data:`EVENT` records.  LIFELINE is only
+held: its other end shows whether the guardian or the freezing child is alive.  SERVICE is a pidfd.  PLAN is JSON: per
+file system its mounts as [path, mount id], to be tried in this order.  This file imports nothing but the standard
+library.
+
+Run without words it takes them, and the descriptors but CONTROL, as the first message of CONTROL, which is its standard
+input then: so a service manager starts it for a connection.  It answers with HERE.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
+import json
 import os
 import select
 import signal
 import socket
+import stat
 import struct
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     import ctypes
@@ -39,51 +46,103 @@ FITHAW: Final = 0xC0045878
 FREEZE: Final = b"F"
 THAW: Final = b"T"
 
-#: What happened, the index of the mount that it is about (or -1), an errno (or 0).
+#: What happened, the index of the file system that it is about (or -1), an errno (or 0).
 EVENT: Final = struct.Struct("=cii")
-READY: Final = b"r"  #: waiting for FREEZE; errno tells why its memory is not locked
-FREEZING: Final = b"b"  #: all mounts are written out, and now they are frozen one by one
-FROZEN: Final = b"f"  #: all mounts are frozen
-FAILED: Final = b"e"  #: one mount could not be frozen; all are thawed
-STUCK: Final = b"s"  #: freezing one mount does not end; the others are thawed
-THAWED: Final = b"t"  #: as ordered, in a freeze or after it; errno is of the first mount that would not thaw
-EXPIRED: Final = b"d"  #: thawed at the deadline
-TERMINATED: Final = b"k"  #: thawed because of SIGTERM
-STEP: Final = b"."  #: never sent: the child has done something
+HERE: Final = b"p"  #: with a pidfd, from a guardian that a service manager has started
+READY: Final = (
+    b"r"  #: started; index: whether its control group is not the service's; errno: memory is not locked
+)
+OPENED: Final = b"o"  #: with a descriptor, or with the errno that tells why there is none
+FREEZING: Final = b"b"  #: all are written out, and now they are frozen one by one
+FOREIGN: Final = b"x"  #: somebody else has frozen this one, and it is not ours to thaw
+LEFT_OUT: Final = b"l"  #: this one cannot be frozen, which stops nothing
+FROZEN: Final = b"f"  #: all that can be are frozen
+FAILED: Final = b"e"  #: this one could not be frozen; all are being thawed
+STUCK: Final = b"s"  #: freezing this one does not end; the others are being thawed
+EXPIRED: Final = b"d"  #: the deadline: all are being thawed
+TERMINATED: Final = b"k"  #: SIGTERM: all are being thawed
+HELD: Final = b"h"  #: this one would not thaw; it is tried again
+CLEAR: Final = b"t"  #: all are known to be thawed; the guardian ends
 
+#: Not what the kernel says: the path leads to another mount.
+HIDDEN: Final = errno.ESTALE
+
+_OPENING: Final = struct.Struct("=ii")  # from an opener: index and errno
+_STEP: Final = struct.Struct("=cii")  # from the freezing child: kind, index and errno
+_WRITTEN: Final = b"w"  # one file system was written out,
+_FROZEN: Final = b"f"  # or frozen, or could not be
+_HALTED: Final = b"h"  # no more is done
+_STEPPED: Final = b"."  # never sent: the child has done something
+_TOLD: Final = b"!"  # never sent: an order, or the end of the control socket
 _MCL_CURRENT_FUTURE: Final = 3
 _PR_SET_NAME: Final = 15
-_STEP: Final = struct.Struct("=i")  # from the child: errno of what it did
-_CHILD_GRACE: Final = 1.0
-_THAW_PATIENCE: Final = 5.0  # for one mount
+_GRACE: Final = 1.0  # for a killed child to be gone, and for a guardian before the child acts in its place
+_THAW_TURN: Final = 0.2  # for one mount, before the next one has its turn
+_THAW_TIME: Final = 5.0  # for all, before somebody hears of it
 _RETRY: Final = 1.0
 _THREAD_STACK: Final = 256 * 1024
-_NOT_FROZEN: Final = (errno.EINVAL, errno.EOPNOTSUPP)  # it was not, or cannot be: which is what a thaw is for
+_NOT_FROZEN: Final = (errno.EINVAL, errno.EOPNOTSUPP)
+# EIO: the file system is shut down or its disk is gone, and nothing can write to it any more.
+_CANNOT_BE_FROZEN: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EROFS, errno.EIO)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-def thaw_all(mounts: Sequence[int]) -> tuple[int, int]:
-    """Thaw in reverse order and go on through errors: index and errno of the first one, or (-1, 0).
+class Thawing:
+    """Thaws, in reverse order and through errors; ``left`` is what is not known to be thawed."""
 
-    ETIMEDOUT stands for a mount whose thaw hangs; it goes on in its thread.
-    """
-    first = (-1, 0)
-    for index in reversed(range(len(mounts))):
-        error = _thaw(mounts[index])
-        if error and first == (-1, 0):
-            first = (index, error)
-    return first
+    def __init__(self, mounts: Mapping[int, int]) -> None:
+        """``mounts``: index to descriptor, in the order of freezing."""
+        self.left = dict(mounts)
+        self._running: dict[int, tuple[threading.Thread, list[int]]] = {}
+
+    def attempt(self) -> tuple[int, int]:
+        """One attempt at each: index and errno of the first that would not, or (-1, 0).
+
+        ETIMEDOUT stands for a thaw that hangs; it goes on in its thread.
+        """
+        first = (-1, 0)
+        until = time.monotonic() + _THAW_TIME
+        # One that hangs may wait for one that comes after it.
+        for turn, indexes in ((_THAW_TURN, self.left), (_THAW_TIME, self._running)):
+            for index in sorted(indexes, reverse=True):
+                error = self._thaw(index, min(turn, max(0.0, until - time.monotonic())))
+                if error == 0:
+                    del self.left[index]
+                elif error != errno.ETIMEDOUT and first == (-1, 0):
+                    first = (index, error)
+        if self.left and first == (-1, 0):
+            first = (max(self.left), errno.ETIMEDOUT)
+        return first
+
+    def finish(self, tell: Callable[[int, int], object]) -> None:
+        """Until all are thawed; ``tell`` hears of those that would not at first."""
+        while True:
+            index, error = self.attempt()
+            if not self.left:
+                return
+            tell(index, error)
+            time.sleep(_RETRY)
+
+    def _thaw(self, index: int, turn: float) -> int:
+        if index not in self._running:
+            errors: list[int] = []
+            mount = self.left[index]
+            thread = threading.Thread(target=lambda: errors.append(_ioctl(mount, FITHAW)), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # no room for a thread
+                return _thawed(_ioctl(mount, FITHAW))
+            self._running[index] = thread, errors
+        thread, errors = self._running[index]
+        thread.join(turn)
+        if not errors:
+            return errno.ETIMEDOUT
+        del self._running[index]
+        return _thawed(errors[0])
 
 
-def _thaw(mount: int) -> int:
-    errors: list[int] = []
-    thread = threading.Thread(target=lambda: errors.append(_ioctl(mount, FITHAW)), daemon=True)
-    try:
-        thread.start()
-    except RuntimeError:  # no room for a thread
-        error = _ioctl(mount, FITHAW)
-    else:
-        thread.join(_THAW_PATIENCE)
-        error = errors[0] if errors else errno.ETIMEDOUT
+def _thawed(error: int) -> int:
+    """Whoever says that nothing is frozen says that it is thawed."""
     return 0 if error in _NOT_FROZEN else error
 
 
@@ -95,163 +154,355 @@ def _ioctl(mount: int, request: int) -> int:
     return 0
 
 
-class _FreezingChild:
-    """Writes out every mount, then freezes every mount, and reports each step; a failure is the last one."""
+def _readable(descriptors: Iterable[int], seconds: float | None) -> set[int]:
+    poll = select.poll()
+    for descriptor in descriptors:
+        poll.register(descriptor, select.POLLIN)
+    return {fd for fd, _ in poll.poll(None if seconds is None else max(0.0, seconds) * 1000)}
 
-    def __init__(self, mounts: Sequence[int], libc: ctypes.CDLL, not_for_it: Iterable[int]) -> None:
-        self.done = 0  #: steps that went well: as many to write out, then as many to freeze
-        self.steps, theirs = os.pipe()
+
+def keep_only(*descriptors: int) -> None:
+    """Close all others."""
+    low = 3
+    for descriptor in sorted(fd for fd in descriptors if fd >= 3):
+        os.closerange(low, descriptor)
+        low = descriptor + 1
+    os.closerange(low, 1 << 20)
+
+
+def become_a_child() -> None:
+    """What a forked process must do first: signals are not for it, and never for its parent's event loop."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+class Openers:
+    """Opens mounts in children, one after the other; one that hangs is given up after ``timeout`` seconds."""
+
+    def __init__(self, plan: Sequence[Sequence[tuple[str, int]]], timeout: float) -> None:
+        self._plan = plan
+        self._timeout = timeout
+
+    def run(self, found: Callable[[int, int, int], bool], others: Iterable[int]) -> bool:
+        """``found(index, errno, descriptor)`` for each file system; False: it said so, or one of ``others`` spoke."""
+        others = set(others)
+        at, mount = 0, 0
+        worst = 0
+        while at < len(self._plan):
+            answers, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            pid = os.fork()
+            if pid == 0:
+                self._child(theirs, at, mount)
+            theirs.close()
+            with answers:
+                while at < len(self._plan):
+                    ready = _readable([answers.fileno(), *others], self._timeout)
+                    if ready & others:
+                        os.kill(pid, signal.SIGKILL)
+                        return False
+                    error, descriptor, ended = errno.ETIMEDOUT, -1, True
+                    hangs = not ready
+                    if ready:
+                        raw, descriptors, _, _ = socket.recv_fds(answers, _OPENING.size, 1)
+                        ended = len(raw) != _OPENING.size
+                        error = errno.ECHILD if ended else _OPENING.unpack(raw)[1]
+                        descriptor = descriptors[0] if descriptors else -1
+                        if not error and descriptor < 0:
+                            error = errno.EMFILE  # it came, and there was no room for it
+                    mount += 1
+                    worst = errno.ETIMEDOUT if errno.ETIMEDOUT in (worst, error) else worst or error
+                    if error == 0 or mount >= len(self._plan[at]):
+                        if not found(at, error and worst, descriptor):
+                            os.kill(pid, signal.SIGKILL)
+                            return False
+                        at, mount, worst = at + 1, 0, 0
+                    if ended:
+                        break
+            os.kill(pid, signal.SIGKILL)
+            # One that waits for a dead server dies when that wait is over; nobody waits for it.
+            os.waitpid(pid, os.WNOHANG if hangs else 0)
+        return True
+
+    def _child(self, answers: socket.socket, at: int, mount: int) -> NoReturn:
+        try:
+            become_a_child()
+            keep_only(answers.fileno())
+            for index in range(at, len(self._plan)):
+                for path, mount_id in self._plan[index][mount:]:
+                    error, descriptor = open_mount(path, mount_id)
+                    socket.send_fds(
+                        answers, [_OPENING.pack(index, error)], [descriptor] if error == 0 else []
+                    )
+                    if error == 0:
+                        os.close(descriptor)
+                        break
+                mount = 0
+        finally:
+            os._exit(0)
+
+
+def open_mount(path: str, mount_id: int) -> tuple[int, int]:
+    """0 and a descriptor on the mount, or an errno and -1.  Nothing of another mount is opened for reading."""
+    try:
+        # Names are bytes to the kernel; the one who read the table took them for UTF-8, whatever the locale says.
+        place = os.open(path.encode("utf-8", "surrogateescape"), os.O_PATH | os.O_CLOEXEC)
+        try:
+            if not _is_on(place, mount_id):
+                return HIDDEN, -1
+            if not stat.S_ISDIR(mode := os.fstat(place).st_mode) and not stat.S_ISREG(mode):
+                return errno.ENOTDIR, -1
+            flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
+            return 0, os.open(f"/proc/self/fd/{place}", flags)
+        finally:
+            os.close(place)
+    except OSError as problem:
+        return problem.errno or errno.EIO, -1
+
+
+def _is_on(descriptor: int, mount_id: int) -> bool:
+    with open(f"/proc/self/fdinfo/{descriptor}", encoding="utf-8") as facts:
+        return any(line.split() == ["mnt_id:", str(mount_id)] for line in facts)
+
+
+class FreezingChild:
+    """Writes out every mount, then freezes every mount, and reports each step; then thaws if nobody else does."""
+
+    def __init__(
+        self, mounts: Mapping[int, int], service: int, lifeline: int, deadline: float, libc: ctypes.CDLL
+    ) -> None:
+        self.steps, steps = os.pipe()
+        orders, self._orders = os.pipe()
         self._pid = os.fork()
         if self._pid == 0:
+            frozen: dict[int, int] = {}
             try:
-                signal.set_wakeup_fd(-1)
-                signal.signal(signal.SIGTERM, signal.SIG_DFL)
-                for fd in (self.steps, *not_for_it):
-                    os.close(fd)
-                self._run(mounts, theirs, libc)
+                become_a_child()
+                keep_only(steps, orders, service, lifeline, *mounts.values())
+                libc.prctl(_PR_SET_NAME, b"hvring-freezer", 0, 0, 0)
+                libc.mlockall(_MCL_CURRENT_FUTURE)
+                self._work(mounts, frozen, steps, orders, libc)
+                self._watch(steps, orders, service, deadline)
             finally:
+                Thawing(frozen).finish(lambda *_: None)
                 os._exit(0)
-        os.close(theirs)
+        os.close(steps)
+        os.close(orders)
 
     @staticmethod
-    def _run(mounts: Sequence[int], steps: int, libc: ctypes.CDLL) -> None:
-        libc.mlockall(_MCL_CURRENT_FUTURE)
-        try:
-            for mount in mounts:
-                # What is written now need not be written while everything waits.
-                libc.syncfs(mount)
-                os.write(steps, _STEP.pack(0))
-            for mount in mounts:
-                error = _ioctl(mount, FIFREEZE)
-                if error == errno.EBUSY:  # it is frozen already
-                    error = 0
-                os.write(steps, _STEP.pack(error))
-                if error:
-                    return
-        except BrokenPipeError:
-            thaw_all(mounts)  # nobody reads the steps any more: the guardian was killed
+    def _work(
+        mounts: Mapping[int, int], frozen: dict[int, int], steps: int, orders: int, libc: ctypes.CDLL
+    ) -> None:
+        """Until all is done, one is an obstacle, or there is an order to halt."""
+        import ctypes
 
-    def step(self) -> int | None:
-        """Errno of the next step, or None if the child is gone. Waits for it."""
+        for kind in (_WRITTEN, _FROZEN):
+            for index, mount in mounts.items():
+                if _readable([orders], 0):
+                    return
+                if kind == _WRITTEN:
+                    # What is written now need not be written while everything waits.
+                    error = ctypes.get_errno() if libc.syncfs(mount) else 0
+                else:
+                    frozen[index] = mount
+                    error = _ioctl(mount, FIFREEZE)
+                    if error:
+                        del frozen[index]
+                os.write(steps, _STEP.pack(kind, index, error))
+                if kind == _FROZEN and is_obstacle(error):
+                    return
+
+    @staticmethod
+    def _watch(steps: int, orders: int, service: int, deadline: float) -> None:
+        """Until it is time to thaw.  When the guardian has thawed, it kills this child instead."""
+        watched, until = [orders, service], time.monotonic() + deadline
+        while True:
+            if orders in _readable(watched, until - time.monotonic()):
+                if not os.read(orders, 1):
+                    return  # the guardian was killed
+                os.write(steps, _STEP.pack(_HALTED, -1, 0))
+            elif service in watched:  # the service is gone, or it is time: the guardian thaws, if it runs
+                watched, until = [orders], time.monotonic() + _GRACE
+            else:
+                return
+
+    def step(self) -> tuple[bytes, int, int] | None:
+        """Kind, index and errno of the next step, or None if the child is gone.  Waits for it."""
         raw = os.read(self.steps, _STEP.size)
         if len(raw) != _STEP.size:
             return None
-        error = int(_STEP.unpack(raw)[0])
-        self.done += error == 0
-        return error
+        kind, index, error = _STEP.unpack(raw)
+        return kind, index, error
 
-    def end(self, patience: float | None) -> bool:
-        """Kill it; True once it is gone. One that waits in the kernel dies only when that wait is over."""
+    def halt(self, heard: Callable[[bytes, int, int], object]) -> bool:
+        """No further step: ``heard`` hears of those that were made; False if it does not answer, or is gone."""
+        try:
+            os.write(self._orders, b"h")
+        except OSError:
+            return False
+        while _readable([self.steps], _GRACE):
+            step = self.step()
+            if step is None:
+                return False
+            if step[0] == _HALTED:
+                return True
+            heard(*step)
+        return False
+
+    def end(self, heard: Callable[[bytes, int, int], object], timeout: float | None) -> bool:
+        """Kill it; True once it is gone.  One that waits in the kernel dies only when that wait is over."""
         os.kill(self._pid, signal.SIGKILL)
-        while select.select([self.steps], [], [], patience)[0]:
-            if self.step() is None:
+        while _readable([self.steps], timeout):
+            step = self.step()
+            if step is None:
                 os.waitpid(self._pid, 0)
                 return True
+            heard(*step)
         return False
+
+
+def is_obstacle(error: int) -> bool:
+    """Whether what a freeze gave ends all of it."""
+    return error not in (0, errno.EBUSY, *_CANNOT_BE_FROZEN)
 
 
 class Guardian:
     """One freeze, from the order to the thaw."""
 
-    def __init__(
-        self, control: socket.socket, freeze_timeout: float, deadline: float, mounts: Sequence[int]
-    ) -> None:
-        self._control = control
-        self._freeze_timeout = freeze_timeout
-        self._deadline = deadline
-        self._mounts = mounts
+    def __init__(self, control: socket.socket, lifeline: int, service: int) -> None:
         import ctypes  # the service imports this module too, and has no use for it
 
+        self._control = control
+        self._lifeline = lifeline
+        self._service = service
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._signalled, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake)
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
-        # The end of the socket says that the service is gone, unless a child of it holds it open.
-        self._service = os.pidfd_open(os.getppid())
-        # A child must not keep the socket open: its end tells the service that the guardian is gone.
-        self._own = (control.fileno(), self._signalled, wake, self._service)
-        self._poller = select.poll()
-        for fd in (control.fileno(), self._signalled, self._service):
-            self._poller.register(fd, select.POLLIN)
-        self._held_until = 0.0  # set when freezing begins
+        self._mounts: dict[int, int] = {}
+        self._frozen: dict[int, int] = {}  # may be frozen by this family
+        self._to_write: list[int] = []  # what the child has not done yet, as far as it has said so
+        self._to_freeze: list[int] = []
 
-    def run(self) -> None:
+    def run(
+        self,
+        plan: Sequence[Sequence[tuple[str, int]]],
+        open_timeout: float,
+        freeze_timeout: float,
+        deadline: float,
+    ) -> None:
         """Until the mounts are thawed, or the service is gone before it gave an order."""
-        self._tell(READY, -1, self._lock_memory())
-        if self._wait(None) != FREEZE:
+        self._tell(READY, int(is_apart(pid_of(self._service))), self._lock_memory())
+        others = (self._control.fileno(), self._signalled, self._service)
+        if not Openers(plan, open_timeout).run(self._opened, others):
             return
-        if self._freeze():
-            self._tell(FROZEN)
-            why = self._wait(self._held_until)
-            index, error = thaw_all(self._mounts)
-            self._tell(why, index, error)
-            self._go_on_thawing(error)
+        if self._wait(None) != _TOLD or self._order() != FREEZE:
+            return
+        watching = self._freeze(freeze_timeout, deadline)
+        Thawing(self._frozen).finish(lambda index, error: self._tell(HELD, index, error))
+        self._tell(CLEAR)
+        if watching is not None:  # it would have thawed in this one's place
+            watching.end(lambda *_: None, _GRACE)
 
-    def _go_on_thawing(self, error: int) -> None:
-        while error not in (0, errno.ETIMEDOUT):  # a thaw that hangs is in the kernel's hands
-            time.sleep(_RETRY)
-            _, error = thaw_all(self._mounts)
+    def thaw(self) -> None:
+        """Whatever went wrong here: what may be frozen is thawed."""
+        Thawing(self._frozen).finish(lambda *_: None)
 
-    def _freeze(self) -> bool:
-        now = time.monotonic()
-        until, self._held_until = now + self._freeze_timeout, now + self._deadline
-        count = len(self._mounts)
-        child = _FreezingChild(self._mounts, self._libc, self._own)
-        self._poller.register(child.steps, select.POLLIN)
-        while child.done < 2 * count:
-            if child.done == count:  # all are written out, now they are frozen
-                self._held_until = time.monotonic() + self._deadline
-                until = min(until, self._held_until)
-                self._tell(FREEZING)
-            why = self._wait(until)
-            error = child.step() if why == STEP else errno.ETIMEDOUT
-            if error != 0:
-                self._give_up(child, why, errno.ECHILD if error is None else error)
-                return False
-        self._poller.unregister(child.steps)
-        child.end(_CHILD_GRACE)
+    def _opened(self, index: int, error: int, descriptor: int) -> bool:
+        message = EVENT.pack(OPENED, index, error)
+        try:
+            if error:
+                self._control.send(message)
+            else:
+                self._mounts[index] = descriptor
+                socket.send_fds(self._control, [message], [descriptor])
+        except OSError:
+            return False
         return True
 
-    def _give_up(self, child: _FreezingChild, why: bytes, error: int) -> None:
-        gone = child.end(_CHILD_GRACE)
-        count = len(self._mounts)
-        frozen = max(0, child.done - count)  # and the next one, if it was just being frozen
+    def _freeze(self, freeze_timeout: float, deadline: float) -> FreezingChild | None:
+        """Returns when it is time to thaw; ``_frozen`` holds what may be frozen then.
+
+        The child that watches meanwhile; None: it is gone."""
+        until = time.monotonic() + freeze_timeout
+        child = FreezingChild(self._mounts, self._service, self._lifeline, deadline, self._libc)
+        self._to_write, self._to_freeze = list(self._mounts), list(self._mounts)
+        held_until = float("inf")
+        while True:
+            if not self._to_write and held_until == float("inf"):
+                held_until = time.monotonic() + deadline
+                until = min(until, held_until)
+                self._tell(FREEZING)
+            if not self._to_write and not self._to_freeze:
+                break
+            why = self._wait(until, child.steps)
+            step = child.step() if why == _STEPPED else None
+            if step is None:
+                return self._break_off(child, why)
+            self._heard(*step)
+            kind, index, error = step
+            if kind == _FROZEN and is_obstacle(error):
+                self._tell(FAILED, index, error)
+                return child
+        self._tell(FROZEN)
+        why = self._wait(held_until)
+        if why != _TOLD:
+            self._tell(why)
+        return child
+
+    def _heard(self, kind: bytes, index: int, error: int) -> None:
+        """Of a step of the child, which may be ahead of what was read."""
+        if kind == _WRITTEN:
+            self._to_write.remove(index)
+            return
+        self._to_freeze.remove(index)
+        if not error:
+            self._frozen[index] = self._mounts[index]
+        elif not is_obstacle(error):
+            self._tell(FOREIGN if error == errno.EBUSY else LEFT_OUT, index, error)
+
+    def _break_off(self, child: FreezingChild, why: bytes) -> FreezingChild | None:
+        """A freeze that was stopped, took too long, or whose child was killed."""
+        if why != _STEPPED and child.halt(self._heard):
+            self._tell_why(why, errno.ETIMEDOUT)
+            return child
+        is_gone = child.end(self._heard, _GRACE)
+        self._tell_why(why if is_gone else STUCK, errno.ECHILD if why == _STEPPED else errno.ETIMEDOUT)
         # While a freeze goes on, a thaw of the same mount would wait for it, and the freeze may itself
         # wait for one of the others (an image on a frozen file system): those come first.
-        index, left = thaw_all(self._mounts[: frozen + 1] if gone else self._mounts[:frozen])
-        if not gone:
-            why = STUCK
-        elif why in (STEP, EXPIRED):
-            why = FAILED
-        if why in (STUCK, FAILED):
-            self._tell(why, child.done % count, error)
-        else:
-            self._tell(why, index, left)
-        if not gone:
-            child.end(None)
-            _, left = thaw_all(self._mounts[: frozen + 1])
-        self._go_on_thawing(left)
+        thawing = Thawing(self._frozen)
+        while not is_gone:
+            thawing.attempt()
+            is_gone = child.end(self._heard, _RETRY)
+        if not self._to_write:
+            # The next one may be frozen all the same: the child died before it could say so.
+            for index in self._to_freeze[:1]:
+                self._frozen[index] = self._mounts[index]
+        return None
 
-    def _wait(self, until: float | None) -> bytes:
-        """What comes first: FREEZE, THAWED (ordered, or the service is gone), TERMINATED, EXPIRED or STEP."""
-        while True:
-            left = None if until is None else max(0.0, until - time.monotonic()) * 1000
-            ready = [fd for fd, _ in self._poller.poll(left)]
-            if self._signalled in ready:
-                return TERMINATED
-            if self._control.fileno() in ready:
-                return FREEZE if self._receive() == FREEZE else THAWED
-            if self._service in ready:
-                return THAWED
-            if ready:
-                return STEP
-            if until is not None and time.monotonic() >= until:
-                return EXPIRED
+    def _tell_why(self, why: bytes, error: int) -> None:
+        at = (self._to_write or self._to_freeze or [-1])[0]
+        if why in (_STEPPED, EXPIRED):
+            self._tell(FAILED, at, error)
+        elif why != _TOLD:
+            self._tell(why, at, error)
 
-    def _receive(self) -> bytes:
+    def _wait(self, until: float | None, steps: int = -1) -> bytes:
+        """What comes first: _TOLD (or the service is gone), TERMINATED, EXPIRED or _STEPPED."""
+        watched = [self._control.fileno(), self._signalled, self._service]
+        ready = _readable(
+            watched if steps < 0 else [*watched, steps], None if until is None else until - time.monotonic()
+        )
+        if self._signalled in ready:
+            return TERMINATED
+        if self._control.fileno() in ready or self._service in ready:
+            return _TOLD
+        return _STEPPED if ready else EXPIRED
+
+    def _order(self) -> bytes:
         try:
-            return self._control.recv(16)
+            return self._control.recv(16, socket.MSG_DONTWAIT)
         except OSError:
             return b""
 
@@ -274,15 +525,57 @@ class Guardian:
         return ctypes.get_errno() if self._libc.mlockall(_MCL_CURRENT_FUTURE) else 0
 
 
+def is_apart(other: int, proc: str = "/proc") -> bool:
+    """Whether killing the control group of process ``other`` does not kill this process, too."""
+    try:
+        ours, theirs = _control_groups(f"{proc}/self/cgroup"), _control_groups(f"{proc}/{other}/cgroup")
+    except OSError:
+        return False
+    # A manager kills by its own hierarchy: the unified one, or in older set-ups the one named after it.
+    known = [name for name in ("", "name=systemd") if name in ours and name in theirs]
+    return any(theirs[name] != "/" for name in known) and all(
+        theirs[name] == "/" or not f"{ours[name]}/".startswith(f"{theirs[name]}/") for name in known
+    )
+
+
+def pid_of(pidfd: int) -> int:
+    """The process, as this one's /proc names it; 0: it is gone, or not to be seen."""
+    with open(f"/proc/self/fdinfo/{pidfd}", encoding="ascii") as facts:
+        found = [int(line.split()[1]) for line in facts if line.startswith("Pid:")]
+    return max(0, *found, 0)
+
+
+def _control_groups(path: str) -> dict[str, str]:
+    with open(path, encoding="utf-8", errors="surrogateescape") as lines:
+        fields = [line.rstrip("\n").split(":", 2) for line in lines]
+    return {controllers: group for _, controllers, group in fields}
+
+
 def main(arguments: Sequence[str]) -> None:
     """See the top of this file."""
-    control = socket.socket(fileno=int(arguments[0]))
-    mounts = [int(argument) for argument in arguments[3:]]
+    if arguments:
+        control, lifeline, service, plan_file = map(int, arguments[:4])
+        connection = socket.socket(fileno=control)
+    else:
+        connection = socket.socket(fileno=os.dup(0))
+        try:
+            raw, descriptors, _, _ = socket.recv_fds(connection, 256, 3)
+            lifeline, service, plan_file = descriptors
+            own = os.pidfd_open(os.getpid())
+            socket.send_fds(connection, [EVENT.pack(HERE, -1, 0)], [own])
+        except (OSError, ValueError):  # whoever asked is gone, or has no room
+            return
+        os.close(own)
+        arguments = ["", "", "", "", *raw.decode().split()]
+        os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # the connection ends with this process's last hold of it
+    open_timeout, freeze_timeout, deadline = map(float, arguments[4:])
+    plan = json.loads(os.pread(plan_file, os.fstat(plan_file).st_size, 0))
     threading.stack_size(_THREAD_STACK)  # the stacks are locked in memory, too
+    guardian = Guardian(connection, lifeline, service)
     try:
-        Guardian(control, float(arguments[1]), float(arguments[2]), mounts).run()
+        guardian.run(plan, open_timeout, freeze_timeout, deadline)
     except BaseException:
-        thaw_all(mounts)
+        guardian.thaw()
         raise
 
 

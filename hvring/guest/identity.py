@@ -12,15 +12,18 @@ from typing import Final
 
 from hvring.errors import EffectError
 from hvring.guest import network
+from hvring.guest.regular import read_regular
 
 #: What the in-tree daemon reports on behalf of the kernel driver.
 INTEGRATION_SERVICES_VERSION: Final = "3.1"
-OS_RELEASE: Final = "/etc/os-release"
+#: The first that is there counts, as os-release(5) says.
+OS_RELEASES: Final = ("/etc/os-release", "/usr/lib/os-release")
 LEGACY_RELEASES: Final = ("/etc/SuSE-release", "/etc/redhat-release")
 
 #: UTF-16 units of a value that Linux sends at most (PROTOCOL §4.4.2).
 _VALUE_UNITS: Final = 1022
-_RETRY_SECONDS: Final = 300.0
+_FIRST_RETRY: Final = 5.0  # seconds after a failure: at boot the network may not be there yet
+_MAX_AGE: Final = 300.0
 
 
 def canonical_name(host: str) -> str:
@@ -33,37 +36,57 @@ def canonical_name(host: str) -> str:
 
 
 class DomainName:
-    """The fully qualified name, found in the background: asking never waits longer than ``patience`` seconds.
+    """The fully qualified name, found in the background: asking never waits longer than ``timeout`` seconds.
 
-    Until the resolver has answered, and while it cannot, the name is the plain host name.
+    Until the resolver has answered, and while it cannot, the name is the plain host name.  What it said is asked again
+    after ``max_age`` seconds, a failure sooner: both the host's name and its domain may change while it runs.
     """
 
-    def __init__(self, resolve: Callable[[str], str] = canonical_name, *, patience: float = 0.25) -> None:
+    def __init__(
+        self,
+        resolve: Callable[[str], str] = canonical_name,
+        *,
+        timeout: float = 0.25,
+        max_age: float = _MAX_AGE,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._resolve = resolve
-        self._patience = patience
+        self._timeout = timeout
+        self._max_age = max_age
+        self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._host: str | None = None
         self._name: str | None = None
-        self._retry_at = 0.0
         self._search: threading.Thread | None = None
+        self._ask_at = 0.0
+        self._forget("")
 
     def get(self) -> str:
         """The best name known now."""
         host = socket.gethostname()
         with self._lock:
             if host != self._host:
-                self._host, self._name, self._search, self._retry_at = host, None, None, 0.0
-            start = self._name is None and self._search is None and time.monotonic() >= self._retry_at
+                self._forget(host)
+            start = self._search is None and self._monotonic() >= self._ask_at
             if start:
                 self._search = threading.Thread(
                     target=self._look_up, args=(host,), name="hvring-domain-name", daemon=True
                 )
-                self._search.start()
+                try:
+                    self._search.start()
+                except RuntimeError:  # as many threads as this machine allows
+                    self._search = None
+                    self._ask_at = self._monotonic() + _FIRST_RETRY
             search = self._search
         if start and search is not None:
-            search.join(self._patience)
+            search.join(self._timeout)
         with self._lock:
             return self._name or host
+
+    def _forget(self, host: str) -> None:
+        self._host = host
+        self._name = self._search = None
+        self._ask_at = self._monotonic()
+        self._retry = _FIRST_RETRY
 
     def _look_up(self, host: str) -> None:
         try:
@@ -71,10 +94,14 @@ class DomainName:
         except (OSError, UnicodeError):
             name = None
         with self._lock:
-            if host == self._host:
-                self._name = name
-                self._search = None
-                self._retry_at = time.monotonic() + _RETRY_SECONDS
+            if self._search is not threading.current_thread():
+                return  # the host has got another name meanwhile
+            self._search = None
+            if name is None:  # the old one may well be right: a resolver that is away says nothing about it
+                wait, self._retry = self._retry, min(2 * self._retry, self._max_age)
+            else:
+                wait, self._retry, self._name = self._max_age, _FIRST_RETRY, name
+            self._ask_at = self._monotonic() + wait
 
 
 class Identity:
@@ -84,12 +111,12 @@ class Identity:
         self,
         *,
         domain_name: DomainName | None = None,
-        os_release: str = OS_RELEASE,
+        os_releases: Sequence[str] = OS_RELEASES,
         legacy_releases: Sequence[str] = LEGACY_RELEASES,
         max_age: float = 1.0,
     ) -> None:
         self._domain_name = domain_name or DomainName()
-        self._os_release = os_release
+        self._os_releases = os_releases
         self._legacy_releases = legacy_releases
         self._max_age = max_age
         self._known: tuple[tuple[str, str], ...] = ()
@@ -122,10 +149,11 @@ class Identity:
 
     def _distribution(self) -> tuple[str, str, str]:
         """Name, major and minor version."""
-        lines = _lines(self._os_release)
-        if lines is not None:
-            fields = parse_os_release(lines)
-            return fields.get("NAME", ""), fields.get("VERSION_ID", ""), ""
+        for path in self._os_releases:
+            lines = _lines(path)
+            if lines is not None:
+                fields = parse_os_release(lines)
+                return fields.get("NAME", ""), fields.get("VERSION_ID", ""), ""
         for path in self._legacy_releases:
             lines = _lines(path)
             if lines is not None:
@@ -135,27 +163,34 @@ class Identity:
 
 
 def parse_os_release(lines: Iterable[str]) -> dict[str, str]:
-    """The assignments of an os-release file, unquoted as the in-tree daemon does it."""
+    """The assignments of an os-release file, unquoted as a shell does it (os-release(5)); the last of a name counts."""
     fields: dict[str, str] = {}
     for line in lines:
-        name, equals, quoted = line.partition("=")
-        if not equals or name.startswith("#"):
-            continue
-        value = ""
-        letters = iter(quoted.rstrip("\n"))
-        for letter in letters:
-            if letter == "\\":
-                value += next(letters, "")
-            elif letter not in "\"'":
-                value += letter
-        fields[name.strip()] = value
+        name, equals, quoted = line.strip().partition("=")
+        if equals and not name.startswith("#"):
+            fields[name] = _unquoted(quoted)
     return fields
+
+
+def _unquoted(text: str) -> str:
+    value = quote = ""
+    letters = iter(text)
+    for letter in letters:
+        if letter == "\\" and quote != "'":
+            escaped = next(letters, "")
+            value += escaped if not quote or escaped in '"$`\\' else letter + escaped
+        elif letter == quote:
+            quote = ""
+        elif letter in "\"'" and not quote:
+            quote = letter
+        else:
+            value += letter
+    return value
 
 
 def _lines(path: str) -> list[str] | None:
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.readlines()
+        return read_regular(path).decode(errors="replace").split("\n")
     except OSError:
         return None
 

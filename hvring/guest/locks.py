@@ -11,52 +11,59 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import signal
 import struct
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from hvring.errors import EffectBusyError
+from hvring.errors import EffectError
 
-_LONGEST_NAP = 0.02
+
+class LockedError(EffectError):
+    """Another program has locked the pool file: the same attempt may work a moment later."""
 
 
 @contextmanager
-def locked(fd: int, *, exclusive: bool, patience: float) -> Iterator[None]:
-    """Hold both locks of an open file; EffectBusyError if another program keeps one for longer than ``patience``.
+def locked(fd: int, *, exclusive: bool) -> Iterator[None]:
+    """Hold both locks of an open file; LockedError at once if another program has one of them.
 
     An exclusive lock needs a descriptor open for writing, a shared one for reading.
     """
-    give_up_at = time.monotonic() + patience
-    mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-    _retry(lambda: fcntl.flock(fd, mode | fcntl.LOCK_NB), give_up_at)
     try:
-        kind = fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK
-        _retry(lambda: _record_lock(fd, kind), give_up_at)
-        try:
-            yield
-        finally:
-            _record_lock(fd, fcntl.F_UNLCK)
+        fcntl.flock(fd, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        _record_lock(fd, fcntl.F_WRLCK if exclusive else fcntl.F_RDLCK)
+    except OSError as problem:
+        unlock(fd)
+        if problem.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise LockedError("the pool file is locked by another program") from problem
+    try:
+        yield
     finally:
-        fcntl.flock(fd, fcntl.LOCK_UN)
+        unlock(fd)
+
+
+def unlock(fd: int) -> None:
+    """Let both locks go; harmless without them."""
+    _record_lock(fd, fcntl.F_UNLCK)
+    fcntl.flock(fd, fcntl.LOCK_UN)
+
+
+def is_alone(fd: int) -> bool:
+    """Whether nobody else has the file open now; False, too, where that cannot be known.
+
+    The kernel gives a write lease to the only one who has a file open.
+    """
+    try:
+        # Should somebody come in the moment until the lease is given back, the signal must be one that does nothing.
+        fcntl.fcntl(fd, fcntl.F_SETSIG, signal.SIGURG)
+        fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+    except OSError:
+        return False
+    fcntl.fcntl(fd, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+    return True
 
 
 def _record_lock(fd: int, kind: int) -> None:
-    # struct flock of the whole file; the process id must be 0 for this family of locks.
+    # A struct flock of the whole file; the process id must be 0 for this family of locks.
     fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, 0, 0, 0))
-
-
-def _retry(attempt: Callable[[], object], give_up_at: float) -> None:
-    # The kernel has no lock with a time limit, and whoever may read the file may lock it for ever.
-    nap = 0.0005
-    while True:
-        try:
-            attempt()
-            return
-        except OSError as problem:
-            if problem.errno not in (errno.EAGAIN, errno.EACCES):
-                raise
-        if time.monotonic() >= give_up_at:
-            raise EffectBusyError("the pool file is locked by another program")
-        time.sleep(nap)
-        nap = min(2 * nap, _LONGEST_NAP)

@@ -1,35 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which file systems a backup freezes, in which order, and which it leaves alone (PROTOCOL §4.5.3)."""
+"""Which file systems a backup freezes, in which order, and which it leaves alone (PROTOCOL §4.5.3).
+
+Nothing here opens or stats a mount: one that hangs would take the whole agent with it.
+"""
 
 from __future__ import annotations
 
-import os
-import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from hvring.errors import EffectError
+from hvring.guest.mountinfo import MOUNTINFO, Mount, Ways, other_mounts, own_mounts, parse_mountinfo
+from hvring.guest.stack import backing_files, block_devices, is_on_loop
 
-MOUNTINFO: Final = "/proc/self/mountinfo"
+__all__ = [
+    "MOUNTINFO",
+    "Filesystem",
+    "Mount",
+    "Plan",
+    "Skipped",
+    "is_on_loop",
+    "parse_mountinfo",
+    "read_plan",
+]
 
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """One line of mountinfo; ``read_only`` is about the file system, not only about this mount."""
-
-    id: int
-    device: str  #: "major:minor" of the superblock
-    target: str
-    fstype: str
-    source: str
-    read_only: bool
+ON_NO_DISK: Final = "not on a block device"
+_CANNOT_BE_FROZEN: Final = ("vfat", "msdos", "exfat")
 
 
 @dataclass(frozen=True, slots=True)
 class Filesystem:
-    """One superblock and everywhere that it is mounted, the oldest mount first."""
+    """One superblock and everywhere that it is mounted, the oldest mount first; other namespaces come last."""
 
     mounts: tuple[Mount, ...]
 
@@ -40,11 +42,19 @@ class Filesystem:
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """All its mount points."""
-        return tuple(mount.target for mount in self.mounts)
+        """All its mount points: in this process's namespace, if there are any."""
+        own = tuple(mount.target for mount in self.mounts if not mount.process)
+        return own or tuple(dict.fromkeys(mount.target for mount in self.mounts))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether it is mounted in other namespaces only."""
+        return all(mount.process for mount in self.mounts)
 
     def __str__(self) -> str:
-        return f"{self.target} ({self.mounts[0].source}, {self.mounts[0].fstype})"
+        first = self.mounts[0]
+        where = f", in the namespace of process {first.process}" if first.process else ""
+        return f"{self.target} ({first.source}, {first.fstype}{where})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,88 +67,64 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """``freeze`` in the order of freezing; thawing runs backwards."""
+    """``freeze`` in the order of freezing; thawing runs backwards.  ``notes``: what else people should know."""
 
     freeze: tuple[Filesystem, ...]
     skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...] = ()
 
 
 def read_plan(
     *,
     mountinfo: str = MOUNTINFO,
     sysfs: str = "/sys",
+    proc: str | None = None,
     only: Collection[str] | None = None,
     exclude: Collection[str] = (),
     loops: Collection[str] = (),
 ) -> Plan:
     """Apply the rules to what is mounted now.
 
-    ``only``: freeze nothing but these mount points. ``exclude``: globs of mount points to leave alone.
-    ``loops``: mount points to be frozen although they are on a loop device. Raises EffectError.
+    ``only``: freeze nothing but these mount points.  ``exclude``: globs of mount points to leave alone: a file system
+    whose first mount point, or whose every mount point, matches.  ``loops``: mount points to be frozen although they
+    are on a loop device.  ``proc``: where to look for other mount namespaces; None: in /proc, unless the
+    table is not this process's own.  Raises EffectError.
 
-    The newest mount comes first, so that an image is frozen before the file system that it lies on;
-    "/" comes last.
+    What lies on a file system (an image) is frozen before it; beyond that the newest mount comes first, "/" last.
     """
+    odd: list[str] = []
+    table = own_mounts(mountinfo, odd)
+    notes = [f"a line of {mountinfo} is not understood: {line!r}" for line in odd]
+    if proc is None and mountinfo == MOUNTINFO:
+        proc = "/proc"
+    if proc is not None:
+        ways = Ways(table)
+        # Another namespace may show what is hidden in this one.
+        known = {mount.device for mount in table if not (mount.may_be_a_disk and ways.is_hidden(mount))}
+        table += other_mounts(proc, known, notes)
     freeze: list[Filesystem] = []
     skipped: list[Skipped] = []
-    for filesystem in _filesystems(mountinfo):
+    for filesystem in _filesystems(table):
         why = _why_not(filesystem, sysfs, only, exclude, loops)
-        if why is None:
-            freeze.append(filesystem)
-        else:
+        if why is not None:
             skipped.append(Skipped(filesystem, why))
+            continue
+        freeze.append(filesystem)
+        inside = [target for target in filesystem.targets if _matches(target, exclude)]
+        if inside:
+            notes.append(
+                f"{filesystem} is frozen although {inside[0]} is excluded: it is the same file system"
+            )
     freeze.reverse()
     freeze.sort(key=lambda filesystem: "/" in filesystem.targets)  # stable
-    return Plan(tuple(freeze), tuple(skipped))
+    return Plan(tuple(_by_what_lies_on_what(freeze, table, sysfs)), tuple(skipped), tuple(notes))
 
 
-def parse_mountinfo(lines: Iterable[str]) -> Iterator[Mount]:
-    """The mounts in the order of the file; lines that are not understood are passed over."""
-    for line in lines:
-        left, dash, right = line.rstrip("\n").partition(" - ")
-        before, after = left.split(" "), right.split(" ")
-        if not dash or len(before) < 6 or len(after) < 3 or not before[0].isdecimal():
-            continue
-        yield Mount(
-            id=int(before[0]),
-            device=before[2],
-            target=_unescape(before[4]),
-            fstype=after[0],
-            source=_unescape(after[1]),
-            read_only="ro" in after[2].split(","),
-        )
-
-
-def is_on_loop(device: str, sysfs: str = "/sys") -> bool:
-    """Whether a block device ("major:minor") is a loop device, a part of one, or stacked on one."""
-    pending = [os.path.realpath(f"{sysfs}/dev/block/{device}")]
-    seen: set[str] = set()
-    while pending:
-        here = pending.pop()
-        if here in seen:
-            continue
-        seen.add(here)
-        if os.path.isdir(f"{here}/loop"):
-            return True
-        if os.path.exists(f"{here}/partition"):
-            pending.append(os.path.dirname(here))
-        try:
-            below = os.listdir(f"{here}/slaves")
-        except OSError:
-            continue
-        pending += [os.path.realpath(f"{here}/slaves/{name}") for name in below]
-    return False
-
-
-def _filesystems(mountinfo: str) -> Iterable[Filesystem]:
+def _filesystems(table: Sequence[Mount]) -> list[Filesystem]:
     """Superblocks in the order of their first mounts."""
     grouped: dict[str, list[Mount]] = {}
-    try:
-        with open(mountinfo, encoding="utf-8", errors="surrogateescape") as lines:
-            for mount in parse_mountinfo(lines):
-                grouped.setdefault(mount.device, []).append(mount)
-    except OSError as problem:
-        raise EffectError(f"cannot read {mountinfo}: {problem.strerror}") from problem
+    for mount in table:
+        grouped.setdefault(mount.device, []).append(mount)
     return [Filesystem(tuple(mounts)) for mounts in grouped.values()]
 
 
@@ -152,30 +138,63 @@ def _why_not(
     first, targets = filesystem.mounts[0], filesystem.targets
     if only is not None and not any(target in only for target in targets):
         return "not asked for"
-    if any(fnmatchcase(target, glob) for target in targets for glob in exclude):
+    if exclude and (_matches(targets[0], exclude) or all(_matches(target, exclude) for target in targets)):
         return "excluded"
-    if not first.source.startswith("/dev/"):
-        return "not on a block device"
+    if first.fstype.startswith("fuse"):
+        return "FUSE cannot be frozen"
+    if not first.may_be_a_disk:
+        return ON_NO_DISK
     if first.read_only:
         return "read-only"
-    if first.fstype == "vfat":
-        return "vfat cannot be frozen"
-    if is_on_loop(_block_device(first), sysfs) and not any(target in loops for target in targets):
+    if "shutdown" in first.options:
+        return "shut down by an error"
+    if first.fstype in _CANNOT_BE_FROZEN:
+        return f"{first.fstype} cannot be frozen"
+    devices = block_devices(first.device, first.source, sysfs)
+    if any(is_on_loop(device, sysfs) for device in devices) and not any(t in loops for t in targets):
         return "on a loop device"
     return None
 
 
-def _block_device(mount: Mount) -> str:
-    """The device below; btrfs shows an anonymous number (major 0) in its place."""
-    if mount.device.startswith("0:"):
-        try:
-            number = os.stat(mount.source).st_rdev
-        except OSError:
-            return mount.device
-        return f"{os.major(number)}:{os.minor(number)}"
-    return mount.device
+def _matches(target: str, globs: Collection[str]) -> bool:
+    return any(fnmatchcase(target, glob) for glob in globs)
 
 
-def _unescape(field: str) -> str:
-    """Undo the octal escapes of blanks, tabs, line ends and backslashes."""
-    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
+def _by_what_lies_on_what(
+    freeze: Sequence[Filesystem], table: Sequence[Mount], sysfs: str
+) -> list[Filesystem]:
+    """The same order, but for images, which come before the file system that holds them."""
+    by_device = {filesystem.mounts[0].device: filesystem for filesystem in freeze}
+    holds: dict[str, list[Filesystem]] = {}
+    for filesystem in freeze:
+        first = filesystem.mounts[0]
+        for device in block_devices(first.device, first.source, sysfs):
+            for path in backing_files(device, sysfs):
+                holder = _device_of(path, table)
+                if holder in by_device and holder != first.device:
+                    holds.setdefault(holder, []).append(filesystem)
+    ordered: list[Filesystem] = []
+    visited: set[str] = set()
+
+    def place(filesystem: Filesystem) -> None:
+        device = filesystem.mounts[0].device
+        if device not in visited:
+            visited.add(device)
+            for image in holds.get(device, ()):
+                place(image)
+            ordered.append(filesystem)
+
+    for filesystem in freeze:
+        place(filesystem)
+    return ordered
+
+
+def _device_of(path: str, table: Sequence[Mount]) -> str | None:
+    """The superblock that a path of this namespace leads to, by the table alone: the longest, then the newest mount."""
+    best: Mount | None = None
+    for mount in table:
+        if mount.process or not f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
+            continue
+        if best is None or len(mount.target) >= len(best.target):
+            best = mount
+    return None if best is None else best.device

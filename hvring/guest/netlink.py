@@ -21,7 +21,7 @@ _NLMSG_DONE: Final = 3
 _HEADER: Final = struct.Struct("=IHHII")  # length, type, flags, sequence, port
 _ATTRIBUTE: Final = struct.Struct("=HH")  # length, type
 _ATTRIBUTE_TYPE_MASK: Final = 0x3FFF
-_PATIENCE: Final = 2.0
+_TIMEOUT: Final = 2.0  # seconds for each answer of the kernel
 _TRIES: Final = 5
 
 
@@ -59,7 +59,7 @@ def attributes(data: bytes | memoryview) -> dict[int, bytes]:
 
 def _dump_once(request: int, head: struct.Struct) -> list[tuple[tuple[int, ...], dict[int, bytes]]]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
-        kernel.settimeout(_PATIENCE)
+        kernel.settimeout(_TIMEOUT)
         kernel.sendto(
             _HEADER.pack(_HEADER.size + head.size, request, _NLM_F_REQUEST_DUMP, 1, 0) + bytes(head.size),
             (0, 0),

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from hvring.guest import netlink
+from hvring.guest import leases, netlink
+from hvring.guest.regular import read_regular
 
 _IFINFOMSG: Final = struct.Struct("=BxHiII")  # family, type, index, flags, change mask
 _IFADDRMSG: Final = struct.Struct("=BBBBI")  # family, prefix length, flags, scope, index
-_RTMSG: Final = struct.Struct(
-    "=BBBBBBBBI"
-)  # family, dst_len, src_len, tos, table, protocol, scope, type, flags
+# Family, dst_len, src_len, tos, table, protocol, scope, type, flags.
+_RTMSG: Final = struct.Struct("=BBBBBBBBI")
 _RTNEXTHOP: Final = struct.Struct("=HBBi")  # length, flags, hops, index
 
 _IFLA_ADDRESS: Final = 1
@@ -34,6 +34,7 @@ _RTA_TABLE: Final = 15
 _RTA_VIA: Final = 18
 _RT_TABLE_MAIN: Final = 254
 _RTN_UNICAST: Final = 1
+_RTPROT_DHCP: Final = 16
 _RTM_F_CLONED: Final = 0x200
 
 #: UTF-16 units in the fields of a GET_IP reply, less one for the NUL (PROTOCOL §4.4.1).
@@ -122,6 +123,16 @@ def gateways() -> tuple[tuple[int, str], ...]:
     return tuple(found)
 
 
+def dhcp_interfaces() -> set[int]:
+    """Indexes of the interfaces with an IPv4 route that a DHCP client made.  Raises EffectError."""
+    return {
+        index
+        for (family, _, _, _, _, protocol, _, _, _), more in netlink.dump(netlink.RTM_GETROUTE, _RTMSG)
+        if family == socket.AF_INET and protocol == _RTPROT_DHCP
+        for index, _ in _hops(more)
+    }
+
+
 def dns_servers(files: Iterable[str] = RESOLV_CONFS) -> tuple[str, ...]:
     """Name servers from the first file that names one which is not a stub on this machine."""
     stubs: tuple[str, ...] = ()
@@ -154,11 +165,23 @@ def ip_info(mac: str) -> IpInfo | None:
         subnets.append(address.subnet)
     return IpInfo(
         family=(socket.AF_INET in families) | (socket.AF_INET6 in families) << 1,
-        dhcp=any(a.family == socket.AF_INET and not a.permanent for a in addresses),
+        dhcp=_is_by_dhcp(chosen),
         addresses=";".join(texts),
         subnets=";".join(subnets),
         gateways=_terminated((text for index, text in gateways() if index == chosen.index), _GATEWAY_UNITS),
         dns=_terminated(dns_servers(), _LIST_UNITS),
+    )
+
+
+def _is_by_dhcp(interface: Interface) -> bool:
+    """Whether an IPv4 address of the interface is leased; a lease may have no end (every one of Azure's)."""
+    addresses = [a for a in interface.addresses if a.family == socket.AF_INET]
+    if not addresses or interface.loopback:
+        return False
+    return (
+        any(not a.permanent for a in addresses)
+        or interface.index in dhcp_interfaces()
+        or leases.is_leased(interface.index, interface.name, {a.text for a in addresses})
     )
 
 
@@ -206,19 +229,19 @@ def _gateway_text(family: int, hop: dict[int, bytes]) -> str | None:
 
 def _name_servers(path: str) -> Iterator[str]:
     try:
-        with open(path, encoding="utf-8", errors="replace") as lines:
-            for line in lines:
-                words = line.split()
-                if len(words) < 2 or words[0] != "nameserver":
-                    continue
-                text = words[1].partition("%")[0]
-                family = socket.AF_INET6 if ":" in text else socket.AF_INET
-                try:
-                    yield socket.inet_ntop(family, socket.inet_pton(family, text))
-                except OSError:
-                    continue
+        lines = read_regular(path).decode(errors="replace").split("\n")
     except OSError:
         return
+    for line in lines:
+        words = line.split()
+        if len(words) < 2 or words[0] != "nameserver":
+            continue
+        text = words[1].partition("%")[0]
+        family = socket.AF_INET6 if ":" in text else socket.AF_INET
+        try:
+            yield socket.inet_ntop(family, socket.inet_pton(family, text))
+        except (OSError, ValueError):
+            continue
 
 
 def _joined(texts: list[str]) -> int:

@@ -64,6 +64,7 @@ class ControlClient:
         raise EndpointError(f"the host at {self._path} ended before it answered")
 
     def close(self) -> None:
+        """Leave; may be called twice."""
         self._lines.close()
         self._socket.close()
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import math
 import socket
 from collections.abc import Callable
 from dataclasses import asdict
@@ -19,10 +21,17 @@ from typing import Any, Final
 from hvring.errors import HvringError
 from hvring.host.errors import GuestStatusError, HostError
 from hvring.host.virtual_host import VirtualHost
+from hvring.ic.kvp import KvpOperation, KvpPool
+from hvring.ic.kvp_ip import KvpIpInfo
 from hvring.transport.listener import Listener
 
 SUFFIX: Final = ".ctl"  # behind the path of the guests' socket
+MAX_CLIENTS: Final = 32  # at the same time; one more is refused
+_REFUSAL: Final = 1.0  # seconds that a client too many has to say what it wants
+_LAST_WORDS: Final = 10.0  # seconds that a guest has to thaw before the host takes its channel back
 _PROGRESS_EVERY: Final = 0.1  # seconds
+
+_log = logging.getLogger("hvring.host")
 
 Args = dict[str, Any]
 Emit = Callable[[dict[str, Any]], None]
@@ -46,7 +55,7 @@ class ControlServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Verbs that run are cancelled, and end properly: a backup thaws first."""
+        """Verbs that run are cancelled, and end properly, a backup by a thaw: if the guest answers in time."""
         if self._listener is not None:
             self._listener.close()
         if self._server is not None:
@@ -54,14 +63,25 @@ class ControlServer:
         for task in self._clients:
             task.cancel()
         if self._clients:
-            await asyncio.wait(self._clients)
+            await asyncio.wait(self._clients, timeout=_LAST_WORDS)
 
     async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
+        others = len(self._clients)
+        if others >= 2 * MAX_CLIENTS:
+            writer.close()
+            return
         self._clients.add(task)
         try:
-            await self._serve(reader, writer)
+            if others < MAX_CLIENTS:
+                await self._serve(reader, writer)
+                return
+            # Closed before it has asked, the client would find no answer but a broken pipe.
+            async with asyncio.timeout(_REFUSAL):
+                await reader.readline()
+            why = f"{MAX_CLIENTS} programs drive this host already"
+            _send(writer, {"error": why, "kind": "HostError", "status": None})
         except (OSError, ValueError):  # the client is gone, or its line has no end
             pass
         except asyncio.CancelledError:  # only __aexit__ does that
@@ -92,7 +112,9 @@ class ControlServer:
         try:
             verb, args = _request(line)
             return {"result": await getattr(_Verbs(self._host, emit), verb)(args)}
-        except (HvringError, OSError, TimeoutError, ValueError, TypeError) as error:
+        except Exception as error:  # whatever it is, the client gets its answer
+            if not isinstance(error, (HvringError, OSError, TimeoutError, ValueError)):
+                _log.error("a verb failed: %r", error, exc_info=error)
             status = error.status if isinstance(error, GuestStatusError) else None
             return {"error": str(error) or "timed out", "kind": type(error).__name__, "status": status}
 
@@ -110,7 +132,7 @@ def _request(line: bytes) -> tuple[str, Args]:
         raise HostError("the request is not an object with a verb and args")
     verb = fields.get("verb")
     if verb not in VERBS:
-        raise HostError(f"there is no verb {verb!r}; there are {', '.join(VERBS)}")
+        raise HostError(f"there is no verb {verb!r:.100}; there are {', '.join(VERBS)}")
     return verb, fields.get("args", {})
 
 
@@ -118,10 +140,21 @@ def _only(args: Args, **kinds: type | tuple[type, ...]) -> Args:
     """The arguments, of which there may be no others and which must be of these types."""
     for name, value in args.items():
         if name not in kinds:
-            raise HostError(f"the argument {name!r} is not known; there are {', '.join(kinds) or 'none'}")
-        if not isinstance(value, kinds[name]):
-            raise HostError(f"the argument {name!r} cannot be {value!r}")
+            raise HostError(
+                f"the argument {name!r:.100} is not known; there are {', '.join(kinds) or 'none'}"
+            )
+        if not _is(value, kinds[name]):
+            raise HostError(f"the argument {name!r} cannot be {value!r:.100}")
     return args
+
+
+def _is(value: object, kind: type | tuple[type, ...]) -> bool:
+    """Whether ``value`` is of this kind: true is no number, a number is finite, and a list is one of texts."""
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, list):
+        return kind is list and all(isinstance(one, str) for one in value)
+    return isinstance(value, kind) and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _need(args: Args, name: str) -> Any:
@@ -189,7 +222,31 @@ class _Verbs:
             return {}
         if action == "remove":
             return {"removed": await verbs.remove(key, pool)}
-        raise HostError(f"there is no action {action!r}; there are get, set, remove, list")
+        raise HostError(f"there is no action {action!r:.100}; there are get, set, remove, list")
+
+    async def ip(self, args: Args) -> Any:
+        _only(args, action=str, adapter=str, dhcp=bool, addresses=list, gateways=list, dns=list)
+        action, adapter = _need(args, "action"), _need(args, "adapter")
+        if action == "get":
+            return asdict(await self._host.kvp.get_ip(adapter))
+        if action != "set":
+            raise HostError(f"there is no action {action!r:.100}; there are get, set")
+        pairs = [address.partition("/")[::2] for address in args.get("addresses", [])]
+        texts = [address for address, _ in pairs]
+        await self._host.kvp.set_ip(
+            KvpIpInfo(
+                KvpOperation.SET_IP,
+                KvpPool.GUEST,
+                adapter,
+                any("." in text for text in texts) | any(":" in text for text in texts) << 1,
+                int(args.get("dhcp", False)),
+                ";".join(texts),
+                ";".join(f"/{mask}" if ":" in text else mask for text, mask in pairs),
+                ";".join(args.get("gateways", [])),
+                ";".join(args.get("dns", [])),
+            )
+        )
+        return {}
 
     async def backup(self, args: Args) -> Any:
         _only(args, hold=(int, float))
@@ -205,7 +262,7 @@ class _Verbs:
         verbs = self._host.timesync
         action = _need(args, "action")
         if action not in ("sample", "sync"):
-            raise HostError(f"there is no action {action!r}; there are sample, sync")
+            raise HostError(f"there is no action {action!r:.100}; there are sample, sync")
         return asdict(await (verbs.sync() if action == "sync" else verbs.sample()))
 
     async def heartbeat(self, args: Args) -> Any:

@@ -19,6 +19,10 @@ class NoAnswerError(HostError):
     """The guest did not answer in time."""
 
 
+class SourceChangedError(HostError):
+    """The file that was to be copied is not as long any more as the guest was told, or longer."""
+
+
 class GuestStatusError(HostError):
     """The guest answered by the rules with a ``status`` that is not success (PROTOCOL §3.3)."""
 

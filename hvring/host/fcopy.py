@@ -7,14 +7,15 @@ import asyncio
 import io
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from hvring.errors import MessageError
-from hvring.host.errors import GuestStatusError, HostError
+from hvring.host.errors import GuestStatusError, HostError, SourceChangedError
 from hvring.host.session import Session
+from hvring.host.threads import DaemonThreads
 from hvring.host.uninterrupted import uninterrupted
 from hvring.ic.fcopy import CHUNK, CancelCopy, CompleteCopy, FcopyFlag, StartCopy, WriteChunk
 
@@ -43,6 +44,7 @@ class FcopyVerbs:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._one_copy = asyncio.Lock()
+        self._threads = DaemonThreads()
 
     async def copy(
         self,
@@ -59,25 +61,24 @@ class FcopyVerbs:
 
         ``name`` is the file's name in the guest, by default that of the source's path; ``size`` is
         announced to the guest and only needed for a reader. ``progress(sent, size)`` is called after each
-        chunk. The source is read in blocks, in a thread. On any error and on cancellation the guest is told
-        to forget the file. Raises GuestStatusError (ALREADY_EXISTS, DISK_FULL, FAIL ...), OSError of the
-        source; a second copy waits.
+        chunk. The source is opened and read in blocks, in a thread. On any error and on cancellation the guest
+        is told to forget the file. Raises GuestStatusError (ALREADY_EXISTS, DISK_FULL, FAIL ...), OSError of the
+        source, SourceChangedError if it has another size than was announced, unless that is 0; a second copy waits.
         """
-        async with self._one_copy:
-            with _opened(source, name, size) as (reader, name, size):
-                flags = FcopyFlag.OVERWRITE if overwrite else FcopyFlag(0)
-                if create_path:
-                    flags |= FcopyFlag.CREATE_PATH
-                began = time.perf_counter()
-                start = StartCopy(name, directory, flags, size).encode()
-                try:
-                    await self._ask(f"START {name!r}", start)
-                    sent = await self._write(reader, size, progress)
-                    await self._ask("COMPLETE", CompleteCopy().encode())
-                except BaseException as error:
-                    await self._forget(error)
-                    raise
-                return CopyReport(sent, time.perf_counter() - began)
+        async with self._one_copy, _opened(self._threads, source, name, size) as (reader, name, size):
+            flags = FcopyFlag.OVERWRITE if overwrite else FcopyFlag(0)
+            if create_path:
+                flags |= FcopyFlag.CREATE_PATH
+            began = time.perf_counter()
+            start = StartCopy(name, directory, flags, size).encode()
+            try:
+                await self._ask(f"START {name!r}", start)
+                sent = await self._write(reader, size, progress)
+                await self._ask("COMPLETE", CompleteCopy().encode())
+            except BaseException as error:
+                await self._forget(error)
+                raise
+            return CopyReport(sent, time.perf_counter() - began)
 
     async def cancel(self) -> None:
         """Send CANCEL, whatever is going on."""
@@ -85,13 +86,17 @@ class FcopyVerbs:
 
     async def _write(self, reader: Reader, size: int, progress: Progress | None) -> int:
         sent = 0
-        while block := await asyncio.to_thread(reader.read, _BLOCK):
+        while block := await self._threads.run(reader.read, _BLOCK):
+            if size and sent + len(block) > size:
+                raise SourceChangedError(f"the source has more than the {size} bytes that were announced")
             for at in range(0, len(block), CHUNK):
                 chunk = block[at : at + CHUNK]
                 await self._ask("WRITE", WriteChunk(sent, chunk).encode())
                 sent += len(chunk)
                 if progress is not None:
                     progress(sent, max(size, sent))
+        if size and sent < size:
+            raise SourceChangedError(f"the source has only {sent} bytes, {size} were announced")
         return sent
 
     async def _forget(self, error: BaseException) -> None:
@@ -111,14 +116,19 @@ class FcopyVerbs:
             raise GuestStatusError("fcopy", request, reply.status)
 
 
-@contextmanager
-def _opened(
-    source: str | os.PathLike[str] | bytes | Reader, name: str | None, size: int | None
-) -> Iterator[tuple[Reader, str, int]]:
+@asynccontextmanager
+async def _opened(
+    threads: DaemonThreads,
+    source: str | os.PathLike[str] | bytes | Reader,
+    name: str | None,
+    size: int | None,
+) -> AsyncIterator[tuple[Reader, str, int]]:
     if isinstance(source, (str, os.PathLike)):
-        with open(source, "rb") as file:
-            length = os.fstat(file.fileno()).st_size if size is None else size
-            yield file, name or os.path.basename(source), length
+        file, length = await threads.run(_open, source)  # which may never answer
+        try:
+            yield file, name or os.path.basename(source), length if size is None else size
+        finally:
+            file.close()
         return
     if not name:
         raise ValueError("a file that does not come from a path needs a name")
@@ -126,3 +136,14 @@ def _opened(
         yield io.BytesIO(source), name, len(source)
     else:
         yield source, name, size or 0
+
+
+def _open(source: str | os.PathLike[str]) -> tuple[io.FileIO, int]:
+    """The file and its size; 0 for what has none, as a pipe."""
+    # Without a buffer, whose lock a read that hangs would hold against whoever closes the file.
+    file = open(source, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
+    try:
+        return file, os.fstat(file.fileno()).st_size
+    except BaseException:
+        file.close()
+        raise

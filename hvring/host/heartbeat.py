@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from hvring.errors import MessageError
+from hvring.events import EventKind
 from hvring.host.errors import GuestStatusError, HostError, NoAnswerError
 from hvring.host.session import Session
 from hvring.ic import ApplicationState, Heartbeat
@@ -47,6 +48,7 @@ class HeartbeatVerbs:
 
     @property
     def status(self) -> HeartbeatStatus:
+        """What the host makes of the guest now; as before the first beat while none is attached."""
         return self._status if self._session.link is not None else HeartbeatStatus()
 
     async def wait_contact(self, contact: Contact = Contact.OK) -> HeartbeatStatus:
@@ -71,13 +73,13 @@ class HeartbeatVerbs:
             self._missed()
             raise
         if beat.sequence != sent.next().sequence:
-            self._session.accuse("heartbeat", f"sequence {beat.sequence} in the answer to {sent.sequence}")
+            self._session.violation("heartbeat", f"sequence {beat.sequence} in the answer to {sent.sequence}")
         try:
             application = ApplicationState(beat.state)
         except ValueError:
-            self._session.accuse("heartbeat", f"application state {beat.state} is not known")
+            self._session.violation("heartbeat", f"application state {beat.state} is not known")
             application = ApplicationState.UNKNOWN
-        # both sides count one up
+        # Both sides count one up.
         self._set(HeartbeatStatus(Contact.OK, application, (beat.sequence + 1) % 2**64))
         return beat
 
@@ -91,7 +93,7 @@ class HeartbeatVerbs:
         old, self._status = self._status, new
         self._changed.set()
         if (old.contact, old.application) != (new.contact, new.application):
-            self._session.tell("contact", str(new))
+            self._session.tell(EventKind.CONTACT, str(new))
 
     async def _keep_beating(self) -> None:
         self._status = HeartbeatStatus()

@@ -4,18 +4,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from typing import Any, Final
 
 from hvring.errors import MessageError
+from hvring.events import Event
 from hvring.host.errors import HostError
-from hvring.host.events import MAX_LISTED, Event, Violation
+from hvring.host.faults import Faults
 from hvring.host.fcopy import FcopyVerbs
 from hvring.host.heartbeat import HeartbeatVerbs
 from hvring.host.kvp import KvpVerbs
-from hvring.host.measure import Measure
-from hvring.host.raw import Raw
+from hvring.host.latency import LatencyHistogram
+from hvring.host.reports import Reports, Violation
 from hvring.host.session import Session
 from hvring.host.shutdown import ShutdownVerbs
 from hvring.host.timesync import TimesyncVerbs
@@ -26,33 +26,53 @@ from hvring.vmbus import SERVICE_NAMES
 
 _LAST_THAW: Final = 5.0  # seconds that a frozen guest has to answer a host that is leaving
 
-_log = logging.getLogger("hvring.host")
+_VERBS: Final[dict[str, Callable[[Session], object]]] = {
+    "shutdown": ShutdownVerbs,
+    "timesync": TimesyncVerbs,
+    "heartbeat": HeartbeatVerbs,
+    "kvp": KvpVerbs,
+    "vss": VssVerbs,
+    "fcopy": FcopyVerbs,
+}
 
 
 class Host:
     """The six services and their verbs, without channels: ``sessions[name].opened(link)`` brings one.
 
-    ``on_event`` gets every Event as it happens, from the event loop. ``violations`` lists the rules that
-    guests broke; a violation never ends the host. The verbs are in ``shutdown``, ``timesync``,
-    ``heartbeat``, ``kvp``, ``vss`` and ``fcopy``; they raise HostError and MessageError, and every one of
-    them may be cancelled. ``measure`` has each service's numbers.
+    ``on_event`` gets Events as they happen, from the event loop, but never a flood of them. ``violations`` lists the
+    first rules that guests broke, ``violation_count`` counts all; a violation never ends the host. The verbs are in
+    ``shutdown``, ``timesync``, ``heartbeat``, ``kvp``, ``vss`` and ``fcopy``; they raise HostError and MessageError,
+    and every one of them may be cancelled; what cannot be asked at all is a ValueError. ``latency`` has each
+    service's numbers.
     """
+
+    # Made from the table above; written down once more for those who check types.
+    shutdown: ShutdownVerbs
+    timesync: TimesyncVerbs
+    heartbeat: HeartbeatVerbs
+    kvp: KvpVerbs
+    vss: VssVerbs
+    fcopy: FcopyVerbs
 
     def __init__(
         self, *, timing: Timing | None = None, on_event: Callable[[Event], None] | None = None
     ) -> None:
         self.timing: Final = timing or Timing()
-        self.violations: list[Violation] = []
-        self.violation_count = 0
-        self._on_event = on_event
+        self.reports: Final = Reports(on_event)
         self.sessions: Final = {name: self._session(name) for name in SERVICE_NAMES}
-        self.measure: dict[str, Measure] = {name: s.measure for name, s in self.sessions.items()}
-        self.shutdown = ShutdownVerbs(self.sessions["shutdown"])
-        self.timesync = TimesyncVerbs(self.sessions["timesync"])
-        self.heartbeat = HeartbeatVerbs(self.sessions["heartbeat"])
-        self.kvp = KvpVerbs(self.sessions["kvp"])
-        self.vss = VssVerbs(self.sessions["vss"])
-        self.fcopy = FcopyVerbs(self.sessions["fcopy"])
+        self.latency: dict[str, LatencyHistogram] = {name: s.latency for name, s in self.sessions.items()}
+        for name, verbs in _VERBS.items():
+            setattr(self, name, verbs(self.sessions[name]))
+
+    @property
+    def violations(self) -> list[Violation]:
+        """The first rules that guests broke, in order."""
+        return self.reports.violations
+
+    @property
+    def violation_count(self) -> int:
+        """All rules that guests broke."""
+        return self.reports.violation_count
 
     async def wait_ready(self, *services: str, timeout: float | None = None) -> None:
         """Until guests are attached and have agreed to versions, by default for all services.
@@ -71,9 +91,9 @@ class Host:
         """The versions in force, None without a guest that is ready."""
         return self._named(service).negotiated
 
-    def raw(self, service: str) -> Raw:
-        """Faults for one service: ``async with host.raw("kvp") as raw:``."""
-        return Raw(self._named(service))
+    def faults(self, service: str) -> Faults:
+        """Say anything to the guest of a service: ``async with host.faults("kvp") as faults:``."""
+        return Faults(self._named(service))
 
     def status(self) -> dict[str, Any]:
         """Everything worth knowing, as plain data."""
@@ -96,7 +116,7 @@ class Host:
                 async with asyncio.timeout(_LAST_THAW):
                     await self.vss.thaw()
             except (HostError, MessageError, TimeoutError) as failure:
-                self._tell(Event("failed", "vss", f"not thawed: {failure or 'no answer'}"))
+                self.reports.failed("vss", "not thawed", failure)
 
     def _service_status(self, session: Session) -> dict[str, Any]:
         agreed = session.negotiated
@@ -105,36 +125,17 @@ class Host:
             "framework": None if agreed is None else str(agreed.framework),
             "version": None if agreed is None else str(agreed.version),
             "failure": session.failure,
-            **session.measure.as_dict(),
+            **session.latency.as_dict(),
         }
 
     def _state(self, session: Session) -> str:
-        if session.negotiated is not None:
-            return "ready"
-        if session.link is None:
-            return "waiting"
-        return "failed" if session.failure else "attached"
+        return session.state
 
     def _session(self, name: str) -> Session:
-        def accuse(request: str, what: str) -> None:
-            violation = Violation(name, request, what)
-            self.violation_count += 1
-            if len(self.violations) < MAX_LISTED:
-                self.violations.append(violation)
-                self._tell(Event("violation", name, f"violation: {request}: {what}"))
-
-        return Session(name, self.timing, tell=self._tell, accuse=accuse, drop=lambda: self._corrupted(name))
+        return Session(name, self.timing, self.reports, lambda: self._corrupted(name))
 
     def _corrupted(self, service: str) -> None:
         """The guest corrupted this service's ring; a host that can take channels back does it."""
-
-    def _tell(self, event: Event) -> None:
-        _log.debug("%s", event)
-        if self._on_event is not None:
-            try:
-                self._on_event(event)
-            except Exception:  # of the listener; the guests are not to suffer from it
-                _log.exception("the listener for events failed")
 
     def _named(self, service: str) -> Session:
         try:

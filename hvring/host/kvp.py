@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Final
 
 from hvring.errors import ReplyError
-from hvring.host.errors import GuestStatusError, HostError
+from hvring.host.errors import GuestStatusError
 from hvring.host.session import Session
-from hvring.ic import Frame, Status, Version
+from hvring.ic import Frame, Status, kvp_ip, kvp_ip_binary
 from hvring.ic.kvp import (
     KvpDelete,
     KvpEnumerate,
@@ -22,8 +22,8 @@ from hvring.ic.kvp import (
 )
 from hvring.ic.kvp_ip import KvpIpInfo
 
-MAX_ITEMS: Final = 100_000  # a guest whose pool has more is taken to enumerate without end
-_BINARY_IP: Final = Version(5, 0)
+MAX_ITEMS: Final = 100_000  # a guest whose pool has more is taken to enumerate without end,
+MAX_LETTERS: Final = 1 << 25  # and so is one with more letters in all keys and values together
 
 Items = list[tuple[str, str | int]]
 
@@ -50,7 +50,7 @@ class KvpVerbs:
     ) -> None:
         """Store text, or a number of 32 bits if it fits and else of 64 (or of ``value_type``).
 
-        Raises MessageError when key or value do not fit (255 and 1023 UTF-16 units).
+        Raises ValueError when key or value do not fit (255 and 1023 UTF-16 units).
         """
         if value_type is None:
             value_type = ValueType.SZ
@@ -76,10 +76,12 @@ class KvpVerbs:
     async def list(self, pool: int = KvpPool.EXTERNAL) -> Items:
         """All keys and values of a pool, in the guest's order."""
         items: Items = []
+        letters = 0
         while (item := await self.enumerate(pool, len(items))) is not None:
             items.append(item)
-            if len(items) > MAX_ITEMS:
-                self._session.accuse(f"ENUMERATE pool {pool:d}", f"no end after {MAX_ITEMS} items")
+            letters += len(item[0]) + len(str(item[1]))
+            if len(items) > MAX_ITEMS or letters > MAX_LETTERS:
+                self._session.violation(f"ENUMERATE pool {pool:d}", f"no end after {len(items) - 1} items")
                 raise ReplyError(f"kvp: the enumeration of pool {pool:d} does not end")
         return items
 
@@ -96,15 +98,13 @@ class KvpVerbs:
         await self._ip(settings)
 
     async def _ip(self, settings: KvpIpInfo) -> KvpIpInfo:
-        if self._session.require().version >= _BINARY_IP:
-            raise HostError(
-                "kvp: the guest agreed to version 5.0, whose binary IP settings this host does not speak"
-            )
+        is_binary = self._session.require().version >= kvp_ip.BINARY
         request = f"{KvpOperation(settings.operation).name} {settings.adapter}"
-        reply = await self._session.ask(request, settings.encode())
+        body = kvp_ip_binary.encode(settings) if is_binary else settings.encode()
+        reply = await self._session.ask(request, body)
         if reply.status:
             raise GuestStatusError("kvp", request, reply.status)
-        return self._session.parse(request, reply, KvpIpInfo.decode)
+        return self._session.parse(request, reply, kvp_ip_binary.decode if is_binary else KvpIpInfo.decode)
 
     async def _ask(self, request: str, body: bytes) -> Frame | None:
         reply = await self._session.ask(request, body)

@@ -51,3 +51,13 @@ class Link(Protocol):
     def close(self) -> None:
         """Take what the guest still sent, then let go of everything. May be called twice."""
         ...
+
+
+class PausableLink(Link, Protocol):
+    """A link whose owner may have enough for a while; hvring's own is one."""
+
+    def pause(self) -> None:
+        """Receive nothing until :meth:`resume`; the guest finds its ring full by and by."""
+        ...
+
+    def resume(self) -> None: ...

@@ -7,7 +7,8 @@ from typing import Final, NamedTuple
 
 from hvring.errors import MessageError
 from hvring.host.link import Packet
-from hvring.ic.frame import DATA, RESPONSE_FLAGS, Frame, Status
+from hvring.ic.frame import DATA, RESPONSE_FLAGS, Frame
+from hvring.status import Status
 
 _STATUSES: Final = frozenset(int(s) for s in Status)
 

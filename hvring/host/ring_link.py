@@ -4,19 +4,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import select
-import sys
 from collections.abc import Callable
 from typing import Final
 
+from hvring.channel import ROOM_RECHECK, EventfdDoorbell
 from hvring.errors import RingCorruptError
 from hvring.host.errors import NotReadyError
 from hvring.ring import Packet, RingConsumer, RingProducer
 from hvring.transport.virtual import Offer
 
 _BURST: Final = 64  # packets that are taken before other tasks have their turn
-_ROOM_RECHECK: Final = 0.25  # seconds; a guest may forget to tell that there is room
 
 
 class RingLink:
@@ -47,12 +45,13 @@ class RingLink:
         self._tx = RingProducer(offer.memory, offer.ring_size, offer.ring_size)
         self._received, self._needless, self._broken = received, needless, broken
         self._loop = asyncio.get_running_loop()
+        self._paused = False
         self._fresh = False  # armed since the last packet was found
         self._credit = 0
         self._room_credit = 0
         self._room: asyncio.Event | None = None
-        self._takes_signal = select.poll()
-        self._takes_signal.register(offer.host_event, select.POLLOUT)
+        # The guest holds both eventfds, too, and must not be able to make this loop wait at them.
+        self._doorbell = EventfdDoorbell(offer.host_event, offer.guest_event, closefd=False)
         self._loop.add_reader(offer.guest_event, self._wake)
         self._loop.call_soon(self._wake)
 
@@ -79,21 +78,20 @@ class RingLink:
                 while not self._fits(len(payload)):
                     room.clear()
                     try:
-                        async with asyncio.timeout(_ROOM_RECHECK):
+                        async with asyncio.timeout(ROOM_RECHECK):
                             await room.wait()
                     except TimeoutError:
                         pass
             finally:
                 self._room = None
-                self._fits(0)  # takes the request for a signal back
+                if self.open:
+                    self._tx.unwant_room()
         self.send(payload, transaction_id=transaction_id, packet_type=packet_type, flags=flags)
 
     def signal(self) -> None:
         """Ring the guest's doorbell, needed or not."""
-        if not self.open:
-            return
-        if self._takes_signal.poll(0):  # else the guest filled the counter itself: it is awake
-            os.eventfd_write(self._offer.host_event, 1)
+        if self.open:
+            self._doorbell.signal()
 
     def unread(self) -> bool:
         """Did the guest leave something that was sent in the ring?"""
@@ -112,6 +110,19 @@ class RingLink:
     def look(self) -> None:
         """Take what is there, signalled or not."""
         self._wake()
+
+    def pause(self) -> None:
+        """Take nothing until :meth:`resume`, but for what was taken from the ring already."""
+        if self.open and not self._paused:
+            self._paused = True
+            self._loop.remove_reader(self._offer.guest_event)
+
+    def resume(self) -> None:
+        """Go on after :meth:`pause`."""
+        if self.open and self._paused:
+            self._paused = False
+            self._loop.add_reader(self._offer.guest_event, self._wake)
+            self._loop.call_soon(self._wake)
 
     def close(self) -> None:
         """Take what the guest still sent, then let go of everything. May be called twice."""
@@ -148,12 +159,12 @@ class RingLink:
 
     def _wake(self, again: bool = True) -> None:
         """One round: take the signals, mask, drain, account, arm; until arming finds nothing."""
-        if not self.open:
+        if not self.open or self._paused:
             return
         try:
             while True:
                 drained = self._round()
-                if not self.open:
+                if not self.open or self._paused:
                     return
                 if not drained:
                     if again:
@@ -167,7 +178,7 @@ class RingLink:
 
     def _round(self) -> bool:
         """False: the guest sends faster than it should be listened to at one go."""
-        rung = _take(self._offer.guest_event)
+        rung = self._doorbell.take()
         if rung and self._room is not None:
             self._room.set()
         self._rx.mask()
@@ -192,13 +203,3 @@ class RingLink:
             self._credit = 0
             if excess:
                 self._needless(excess)
-
-
-def _take(event: int) -> int:
-    """The counter of an eventfd, 0 at once when it is 0: the guest can change O_NONBLOCK, which both sides share."""
-    counter = bytearray(8)
-    try:
-        os.preadv(event, [counter], -1, os.RWF_NOWAIT)
-    except BlockingIOError:
-        return 0
-    return int.from_bytes(counter, sys.byteorder)

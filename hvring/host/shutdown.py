@@ -42,6 +42,8 @@ class ShutdownVerbs:
         agreed = self._session.require().version
         if agreed < needed:
             raise HostError(f"shutdown: {what} needs version {needed}, the guest agreed to {agreed}")
-        reply = await self._session.ask(what, body)
+        # A guest that drains first, or waits for a program's lock, answers within the time that it was told it has.
+        limit = self._session.timing.answer + timeout
+        reply = await self._session.ask(what, body, limit=limit)
         if reply.status:
             raise GuestStatusError("shutdown", what, reply.status)

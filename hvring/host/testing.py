@@ -18,11 +18,12 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Coroutine, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any, TypeVar
 
-from hvring.host.events import Event
+from hvring.events import Event
+from hvring.host.device import Handler
 from hvring.host.timing import Timing
 from hvring.host.virtual_host import VirtualHost
 from hvring.vmbus import SERVICE_NAMES
@@ -56,6 +57,7 @@ def running_host(
     path: str | os.PathLike[str],
     services: Iterable[str] = SERVICE_NAMES,
     *,
+    devices: Mapping[str, Handler] | None = None,
     timing: Timing | None = None,
     on_event: Callable[[Event], None] | None = None,
 ) -> Iterator[ThreadedHost]:
@@ -63,7 +65,7 @@ def running_host(
 
     Raises EndpointError when the socket cannot be made.
     """
-    with in_thread(ThreadedHost(path, services, timing=timing, on_event=on_event)) as host:
+    with in_thread(ThreadedHost(path, services, devices=devices, timing=timing, on_event=on_event)) as host:
         yield host
 
 
@@ -95,8 +97,9 @@ def in_thread(host: H) -> Iterator[H]:
         if not failure:
             yield host
     finally:
-        if thread.is_alive():
-            host.loop.call_soon_threadsafe(stop.set)
+        if not failure:
+            with suppress(RuntimeError):  # its loop ended by itself meanwhile
+                host.loop.call_soon_threadsafe(stop.set)
         thread.join()
         if failure:
             raise failure[0]

@@ -6,14 +6,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 from hvring.errors import MessageError
 from hvring.host.errors import GuestStatusError, HostError
 from hvring.host.session import Session
 from hvring.ic import SampleFlag, TimeSampleV3, TimeSampleV4, Version
 from hvring.ic.timesync import from_unix_ns
+
+_LOOKS: Final = 10
+_CLOSE: Final = 100  # units of the counter, 10 microseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +59,9 @@ class TimesyncVerbs:
     async def _tell(self, flag: SampleFlag) -> TimeExchange:
         request = "SYNC" if flag is SampleFlag.SYNC else "SAMPLE"
         old = self._session.require().version < Version(4, 0)
-        now = time.time_ns() + self.skew_ns
+        now, reference = self._look()
         parent = from_unix_ns(now)
-        body = (TimeSampleV3(parent, flag) if old else TimeSampleV4(parent, self.reference(), flag)).encode()
+        body = (TimeSampleV3(parent, flag) if old else TimeSampleV4(parent, reference, flag)).encode()
         began = time.perf_counter()
         reply = await self._session.ask(request, body)
         if reply.status:
@@ -67,13 +70,23 @@ class TimesyncVerbs:
         self.last = TimeExchange(now, flag is SampleFlag.SYNC, time.perf_counter() - began)
         return self.last
 
+    def _look(self) -> tuple[int, int]:
+        """The time, and the counter of that moment: both anew when something came between them."""
+        now = before = after = 0
+        for _ in range(_LOOKS):
+            before, now, after = self.reference(), time.time_ns() + self.skew_ns, self.reference()
+            if after - before <= _CLOSE:
+                break
+        return now, (before + after) // 2
+
     async def _keep_telling(self) -> None:
         """SYNC after negotiation, then a SAMPLE some time after each answer."""
         flag = SampleFlag.SYNC
         while True:
-            with suppress(
-                HostError, MessageError
-            ):  # listed where a rule was broken; the next sample may do better
+            try:
                 await self._tell(flag)
+                self._session.worked("telling the time")
+            except (HostError, MessageError) as error:  # the next sample may do better
+                self._session.failed("telling the time", error)
             flag = SampleFlag.SAMPLE
             await asyncio.sleep(self._session.timing.timesync_interval)

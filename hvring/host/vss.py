@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from hvring.errors import MessageError
+from hvring.events import EventKind
 from hvring.host.errors import GuestStatusError, HostError
 from hvring.host.link import Link
 from hvring.host.session import Session
@@ -20,7 +21,11 @@ from hvring.ic.vss import VssFlags, VssFreeze, VssOperation
 
 @dataclass(frozen=True, slots=True)
 class BackupReport:
-    """How a backup went: the guest's flags, and the seconds from sending FREEZE to THAW's answer."""
+    """How a backup went: the guest's flags, and the seconds from sending FREEZE to THAW's answer.
+
+    ``flags``: 5 (``hvring.ic.vss.NO_AUTO_RECOVERY``) of hvring over a ring; 0 of Linux's driver, which sends back what
+    it was asked with (PROTOCOL §4.5.2), and so of hvring behind that driver.
+    """
 
     flags: int
     device_flags: int
@@ -32,7 +37,7 @@ class VssVerbs:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        # the link to which FREEZE was sent; held, one that is gone would keep its memory
+        # The link to which FREEZE was sent; held, one that is gone would keep its memory.
         self._frozen: weakref.ref[Link] | None = None
         self._one_backup = asyncio.Lock()
 
@@ -93,7 +98,7 @@ class VssVerbs:
         try:
             await uninterrupted(self.thaw())
         except (HostError, MessageError) as error:  # not raised: the first failure says more
-            self._session.tell("failed", f"not thawed: {error}")
+            self._session.tell(EventKind.FAILED, f"not thawed: {error}")
 
     async def _flags(self, operation: VssOperation) -> int:
         reply = await self._ask(operation, VssFlags(operation).encode())

@@ -5,17 +5,7 @@ One module per service holds its messages; the names that others need are re-exp
 """
 
 from hvring.ic.fcopy import CancelCopy, CompleteCopy, FcopyFlag, FcopyOperation, StartCopy, WriteChunk
-from hvring.ic.frame import (
-    HEADER,
-    MAX_MESSAGE,
-    PIPE_HEADER,
-    Frame,
-    HeaderFlag,
-    MessageType,
-    Request,
-    Status,
-    Version,
-)
+from hvring.ic.frame import HEADER, MAX_MESSAGE, PIPE_HEADER, Frame, HeaderFlag, MessageType, Request, Version
 from hvring.ic.heartbeat import ApplicationState, Heartbeat
 from hvring.ic.kvp import (
     KvpDelete,
@@ -33,6 +23,7 @@ from hvring.ic.negotiate import Negotiated, NegotiateReply, NegotiateRequest
 from hvring.ic.shutdown import ShutdownFlag, ShutdownRequest
 from hvring.ic.timesync import SampleFlag, TimeSampleV3, TimeSampleV4
 from hvring.ic.vss import FreezeFlag, Lun, VssAutoRecover, VssFlags, VssFreeze, VssOperation, VssRequest
+from hvring.status import Status
 
 __all__ = [
     "HEADER",

@@ -10,6 +10,7 @@ from typing import Final
 
 from hvring.errors import LyingLengthError, MessageError, ShortMessageError
 from hvring.ic import text
+from hvring.ic.fields import exactly, pack
 from hvring.ic.frame import Version
 
 FRAMEWORKS: Final = (Version(3, 0),)
@@ -51,6 +52,10 @@ def operation(body: bytes) -> int:
     return int.from_bytes(body[:4], "little")
 
 
+def _head(operation: FcopyOperation, service_id: bytes, session_id: bytes) -> bytes:
+    return _HEADER.pack(operation, exactly(service_id, 16, "an id"), exactly(session_id, 16, "an id"))
+
+
 @dataclass(frozen=True, slots=True)
 class StartCopy:
     """Begin a file: to Linux ``path`` is a directory and ``name`` goes into it; ``size`` is to come."""
@@ -63,12 +68,12 @@ class StartCopy:
     session_id: bytes = NO_ID
 
     def encode(self) -> bytes:
-        """Raises MessageError for names that do not fit 259 UTF-16 units or are not Unicode."""
+        """Raises ValueError for names that do not fit 259 UTF-16 units or are not Unicode, and for numbers, too."""
         return (
-            _HEADER.pack(FcopyOperation.START, self.service_id, self.session_id)
+            _head(FcopyOperation.START, self.service_id, self.session_id)
             + text.pack(self.name, NAME_FIELD)
             + text.pack(self.path, NAME_FIELD)
-            + _START_TAIL.pack(self.flags, self.size)
+            + pack(_START_TAIL, "a START", self.flags, self.size)
         )
 
     @classmethod
@@ -93,11 +98,11 @@ class WriteChunk:
     session_id: bytes = NO_ID
 
     def encode(self) -> bytes:
-        """Raises LyingLengthError over 6144 bytes."""
+        """Raises ValueError over 6144 bytes, and for an offset that does not fit."""
         if len(self.data) > CHUNK:
-            raise LyingLengthError(f"{len(self.data)} bytes in one WRITE, {CHUNK} are the most")
-        head = _HEADER.pack(FcopyOperation.WRITE, self.service_id, self.session_id)
-        return head + _WRITE.pack(0, self.offset, len(self.data)) + self.data.ljust(CHUNK, b"\0")
+            raise ValueError(f"{len(self.data)} bytes in one WRITE, {CHUNK} are the most")
+        head = _head(FcopyOperation.WRITE, self.service_id, self.session_id)
+        return head + pack(_WRITE, "a WRITE", 0, self.offset, len(self.data)) + self.data.ljust(CHUNK, b"\0")
 
     @classmethod
     def decode(cls, body: bytes) -> WriteChunk:
@@ -125,10 +130,12 @@ class CompleteCopy:
     session_id: bytes = NO_ID
 
     def encode(self) -> bytes:
-        return _HEADER.pack(FcopyOperation.COMPLETE, self.service_id, self.session_id)
+        """Raises ValueError for ids that are not 16 bytes."""
+        return _head(FcopyOperation.COMPLETE, self.service_id, self.session_id)
 
     @classmethod
     def decode(cls, body: bytes) -> CompleteCopy:
+        """Raises ShortMessageError below 36 bytes."""
         operation(body)
         return cls(*_HEADER.unpack_from(body)[1:])
 
@@ -141,9 +148,11 @@ class CancelCopy:
     session_id: bytes = NO_ID
 
     def encode(self) -> bytes:
-        return _HEADER.pack(FcopyOperation.CANCEL, self.service_id, self.session_id)
+        """Raises ValueError for ids that are not 16 bytes."""
+        return _head(FcopyOperation.CANCEL, self.service_id, self.session_id)
 
     @classmethod
     def decode(cls, body: bytes) -> CancelCopy:
+        """Raises ShortMessageError below 36 bytes."""
         operation(body)
         return cls(*_HEADER.unpack_from(body)[1:])

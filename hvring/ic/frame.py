@@ -14,6 +14,8 @@ from enum import IntEnum, IntFlag
 from typing import Final, NamedTuple
 
 from hvring.errors import LyingLengthError, ShortMessageError
+from hvring.ic.fields import pack
+from hvring.status import Status
 
 PIPE_HEADER: Final = 8
 HEADER: Final = 28  # pipe header + IC header: where the body begins, P+28
@@ -50,21 +52,6 @@ class MessageType(IntEnum):
     SESSION = 8
 
 
-class Status(IntEnum):
-    """The field at P+20 of an answer (PROTOCOL §3.3)."""
-
-    OK = 0
-    FAIL = 0x80004005
-    NO_MORE_ITEMS = 0x80070103
-    NOT_SUPPORTED = 0x80070032
-    MACHINE_LOCKED = 0x800704F7
-    NOT_CONNECTED = 0x8007048F
-    INVALID_ARG = 0x80070057
-    NOT_FOUND = 0x80041002
-    ALREADY_EXISTS = 0x80070050
-    DISK_FULL = 0x80070070
-
-
 class HeaderFlag(IntFlag):
     """The byte at P+25."""
 
@@ -97,11 +84,13 @@ class Frame:
     pipe_type: int = DATA
 
     def encode(self) -> bytes:
-        """The payload of one in-band packet, not rounded up."""
+        """The payload of one in-band packet, not rounded up.  Raises ValueError for what does not fit."""
         if len(self.body) > MAX_BODY:
-            raise LyingLengthError(f"a body of {len(self.body)} bytes is over the limit of {MAX_BODY}")
+            raise ValueError(f"a body of {len(self.body)} bytes is over the limit of {MAX_BODY}")
         size = len(self.body)
-        head = _FRAME.pack(
+        head = pack(
+            _FRAME,
+            "a message",
             self.pipe_type,
             HEADER - PIPE_HEADER + size,
             *self.framework,

@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Final
 
 from hvring.errors import ShortMessageError
+from hvring.ic.fields import pack
 from hvring.ic.frame import Version
 
 FRAMEWORKS: Final = (Version(3, 0), Version(1, 0))
@@ -40,7 +41,8 @@ class Heartbeat:
     rest: bytes = bytes(LINUX_SIZE - STATE_END)
 
     def encode(self) -> bytes:
-        return _HEAD.pack(self.sequence, self.state) + self.rest
+        """Raises ValueError for a number that does not fit."""
+        return pack(_HEAD, "a heartbeat", self.sequence, self.state) + self.rest
 
     @classmethod
     def decode(cls, body: bytes) -> Heartbeat:

@@ -14,6 +14,7 @@ from typing import Final
 
 from hvring.errors import LyingLengthError, MessageError, ShortMessageError
 from hvring.ic import text
+from hvring.ic.fields import pack
 from hvring.ic.frame import Version
 
 FRAMEWORKS: Final = (Version(3, 0), Version(1, 0))
@@ -74,13 +75,13 @@ def header(body: bytes) -> tuple[int, int]:
 
 
 def encode_value(value: str | int, value_type: int) -> bytes:
-    """A value's bytes as its size field counts them: text with its NUL, a number in 4 or 8 bytes."""
+    """A value's bytes as its size field counts them: text with its NUL, a number in 4 or 8.  Raises ValueError."""
     if isinstance(value, str):
         return text.pack(value, VALUE_FIELD)[: text.size(value)]
     try:
         return value.to_bytes(_INT_SIZES[value_type], "little")
-    except (KeyError, OverflowError) as error:
-        raise MessageError(f"{value} as a value of type {value_type}") from error
+    except (KeyError, OverflowError):
+        raise ValueError(f"{value} does not go into a value of type {value_type}") from None
 
 
 def decode_value(raw: bytes, value_type: int) -> str | int:
@@ -95,16 +96,22 @@ def decode_value(raw: bytes, value_type: int) -> str | int:
     return int.from_bytes(raw, "little")
 
 
-def _key(field: bytes, size: int) -> str:
-    if size > KEY_FIELD:
-        raise LyingLengthError(f"a key of {size} bytes in a field of {KEY_FIELD}")
-    return text.unpack(field[:size])
+def _pair(operation: KvpOperation, pool: int, key: str, value: str | int, value_type: int) -> bytes:
+    """A message with key and value and without an index."""
+    raw = encode_value(value, value_type)
+    numbers = (operation, pool, 0, value_type, text.size(key), len(raw))
+    return pack(_PAIR, "a KVP message", *numbers, text.pack(key, KEY_FIELD), raw).ljust(BODY_SIZE, b"\0")
 
 
-def _value(field: bytes, size: int) -> bytes:
-    if size > VALUE_FIELD:
-        raise LyingLengthError(f"a value of {size} bytes in a field of {VALUE_FIELD}")
+def _used(field: bytes, size: int, what: str) -> bytes:
+    """The bytes of a field that its size field counts."""
+    if size > len(field):
+        raise LyingLengthError(f"a {what} of {size} bytes in a field of {len(field)}")
     return field[:size]
+
+
+def _key(field: bytes, size: int) -> str:
+    return text.unpack(_used(field, size, "key"))
 
 
 def _need(body: bytes, size: int, what: str) -> None:
@@ -120,9 +127,19 @@ class KvpGet:
     key: str
 
     def encode(self) -> bytes:
+        """Raises ValueError when the key or the pool does not fit."""
         key = text.pack(self.key, KEY_FIELD)
-        return _PAIR.pack(
-            KvpOperation.GET, self.pool, 0, ValueType.SZ, text.size(self.key), 0, key, b""
+        return pack(
+            _PAIR,
+            "a KVP message",
+            KvpOperation.GET,
+            self.pool,
+            0,
+            ValueType.SZ,
+            text.size(self.key),
+            0,
+            key,
+            b"",
         ).ljust(BODY_SIZE, b"\0")
 
     @classmethod
@@ -143,20 +160,17 @@ class KvpSet:
     value_type: int = ValueType.SZ
 
     def encode(self) -> bytes:
-        """Raises MessageError when key or value do not fit, or the type does not suit the value."""
+        """Raises ValueError when key or value do not fit, or the type does not suit the value."""
         if isinstance(self.value, str) != (self.value_type in _TEXT_TYPES):
-            raise MessageError(f"{self.value!r} as a value of type {self.value_type}")
-        key, value = text.pack(self.key, KEY_FIELD), encode_value(self.value, self.value_type)
-        return _PAIR.pack(
-            KvpOperation.SET, self.pool, 0, self.value_type, text.size(self.key), len(value), key, value
-        ).ljust(BODY_SIZE, b"\0")
+            raise ValueError(f"{self.value!r:.60} does not go into a value of type {self.value_type}")
+        return _pair(KvpOperation.SET, self.pool, self.key, self.value, self.value_type)
 
     @classmethod
     def decode(cls, body: bytes) -> KvpSet:
         """Raises ShortMessageError, LyingLengthError, MessageError for an unknown type or broken text."""
         _need(body, VALUE_END, "SET")
         _, pool, _, value_type, key_size, value_size, key, value = _PAIR.unpack_from(body)
-        raw = _value(value, value_size)
+        raw = _used(value, value_size, "value")
         return cls(pool, _key(key, key_size), decode_value(raw, value_type), value_type)
 
 
@@ -168,10 +182,11 @@ class KvpDelete:
     key: str
 
     def encode(self) -> bytes:
+        """Raises ValueError when the key or the pool does not fit."""
         key = text.pack(self.key, KEY_FIELD)
-        return _DELETE.pack(KvpOperation.DELETE, self.pool, 0, text.size(self.key), key).ljust(
-            BODY_SIZE, b"\0"
-        )
+        return pack(
+            _DELETE, "a KVP message", KvpOperation.DELETE, self.pool, 0, text.size(self.key), key
+        ).ljust(BODY_SIZE, b"\0")
 
     @classmethod
     def decode(cls, body: bytes) -> KvpDelete:
@@ -189,7 +204,10 @@ class KvpEnumerate:
     index: int
 
     def encode(self) -> bytes:
-        return _ITEM.pack(KvpOperation.ENUMERATE, self.pool, 0, self.index, 0, 0, 0, b"", b"")
+        """Raises ValueError for numbers that do not fit."""
+        return pack(
+            _ITEM, "a KVP message", KvpOperation.ENUMERATE, self.pool, 0, self.index, 0, 0, 0, b"", b""
+        )
 
     @classmethod
     def decode(cls, body: bytes) -> KvpEnumerate:
@@ -210,9 +228,11 @@ class KvpItem:
     value_type: int = ValueType.SZ
 
     def encode(self) -> bytes:
-        """Raises MessageError when key or value do not fit."""
+        """Raises ValueError when key or value do not fit."""
         key, value = text.pack(self.key, KEY_FIELD), encode_value(self.value, self.value_type)
-        return _ITEM.pack(
+        return pack(
+            _ITEM,
+            "a KVP message",
             KvpOperation.ENUMERATE,
             self.pool,
             0,
@@ -232,13 +252,11 @@ class KvpItem:
         """
         _need(body, BODY_SIZE, "item")
         _, pool, _, index, value_type, key_size, value_size, key, value = _ITEM.unpack_from(body)
-        if key_size > KEY_FIELD:
-            raise LyingLengthError(f"a key of {key_size} bytes in a field of {KEY_FIELD}")
         return cls(
             pool,
             index,
-            text.unpack_terminated(key[:key_size]),
-            _strict_value(_value(value, value_size), value_type),
+            text.unpack_terminated(_used(key, key_size, "key")),
+            _strict_value(_used(value, value_size, "value"), value_type),
             value_type,
         )
 
@@ -253,18 +271,15 @@ class KvpValue:
     value_type: int = ValueType.SZ
 
     def encode(self) -> bytes:
-        """Raises MessageError when key or value do not fit."""
-        key, value = text.pack(self.key, KEY_FIELD), encode_value(self.value, self.value_type)
-        return _PAIR.pack(
-            KvpOperation.GET, self.pool, 0, self.value_type, text.size(self.key), len(value), key, value
-        ).ljust(BODY_SIZE, b"\0")
+        """Raises ValueError when key or value do not fit."""
+        return _pair(KvpOperation.GET, self.pool, self.key, self.value, self.value_type)
 
     @classmethod
     def decode(cls, body: bytes) -> KvpValue:
         """As strict as :meth:`KvpItem.decode`."""
         _need(body, VALUE_END, "value")
         _, pool, _, value_type, key_size, value_size, key, value = _PAIR.unpack_from(body)
-        raw = _value(value, value_size)
+        raw = _used(value, value_size, "value")
         return cls(pool, _key(key, key_size), _strict_value(raw, value_type), value_type)
 
 

@@ -10,7 +10,10 @@ from typing import Final
 
 from hvring.errors import ShortMessageError
 from hvring.ic import text
+from hvring.ic.fields import pack
+from hvring.ic.frame import Version
 
+BINARY: Final = Version(5, 0)  # from this message version on the settings are those of ``kvp_ip_binary``
 IP_SIZE: Final = 7428
 SETTINGS: Final = 258  # B+258: where the settings begin, behind the adapter's id
 ADAPTER_FIELD: Final = 256
@@ -53,8 +56,10 @@ class KvpIpInfo:
     dns: str = ""
 
     def encode(self) -> bytes:
-        """Raises MessageError when a text does not fit."""
-        return _IP.pack(
+        """Raises ValueError when a text or a number does not fit."""
+        return pack(
+            _IP,
+            "IP settings",
             self.operation,
             self.pool,
             text.pack(self.adapter, ADAPTER_FIELD),

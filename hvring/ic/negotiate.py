@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from hvring.errors import LyingLengthError, ReplyError, ShortMessageError
-from hvring.ic.frame import Request, Status, Version
+from hvring.ic.fields import pack
+from hvring.ic.frame import Request, Version
+from hvring.status import Status
 
 MAX_VERSIONS: Final = 100  # of each kind in one request
 REPLY_SIZE: Final = 16  # counts, reserved, one framework version, one message version
@@ -34,11 +36,12 @@ class NegotiateRequest:
     versions: tuple[Version, ...]
 
     def encode(self) -> bytes:
+        """Raises ValueError for over 100 versions of a kind, and for numbers that do not fit."""
         both = (*self.frameworks, *self.versions)
         if max(len(self.frameworks), len(self.versions)) > MAX_VERSIONS:
-            raise LyingLengthError(f"more than {MAX_VERSIONS} versions of one kind")
+            raise ValueError(f"more than {MAX_VERSIONS} versions of one kind")
         return _COUNTS.pack(len(self.frameworks), len(self.versions), 0) + b"".join(
-            _VERSION.pack(*v) for v in both
+            pack(_VERSION, "a negotiation", *v) for v in both
         )
 
     @classmethod
@@ -61,6 +64,7 @@ class NegotiateReply:
     version: Version
 
     def encode(self) -> bytes:
+        """The 16 bytes of a guest that agrees."""
         return _COUNTS.pack(1, 1, 0) + _VERSION.pack(*self.framework) + _VERSION.pack(*self.version)
 
     @classmethod

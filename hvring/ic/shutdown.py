@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import IntFlag
 from typing import Final
 
-from hvring.errors import MessageError, ShortMessageError
+from hvring.errors import ShortMessageError
+from hvring.ic.fields import pack
 from hvring.ic.frame import Version
 
 FRAMEWORKS: Final = (Version(3, 0), Version(1, 0))
@@ -43,14 +44,15 @@ class ShutdownRequest:
     text: str = ""
 
     def encode(self) -> bytes:
-        """Raises MessageError when the text does not fit or cannot be encoded."""
+        """Raises ValueError when the text does not fit or cannot be encoded, or a number does not fit."""
         try:
             raw = self.text.encode()
         except UnicodeEncodeError as error:
-            raise MessageError(f"the text cannot be encoded: {error}") from error
+            raise ValueError(f"the text is not Unicode: {error.reason}") from None
         if len(raw) >= TEXT_SIZE or b"\0" in raw:
-            raise MessageError(f"the text must be shorter than {TEXT_SIZE} bytes, without NUL")
-        return _HEAD.pack(self.reason, self.timeout, self.flags) + raw.ljust(TEXT_SIZE, b"\0")
+            raise ValueError(f"the text must be shorter than {TEXT_SIZE} bytes, without NUL")
+        head = pack(_HEAD, "a shutdown request", self.reason, self.timeout, self.flags)
+        return head + raw.ljust(TEXT_SIZE, b"\0")
 
     @classmethod
     def decode(cls, body: bytes) -> ShutdownRequest:

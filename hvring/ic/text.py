@@ -3,19 +3,19 @@
 
 from __future__ import annotations
 
-from hvring.errors import LyingLengthError, MessageError
+from hvring.errors import MessageError
 
 
 def pack(text: str, field: int) -> bytes:
-    """``text`` and NULs up to ``field`` bytes; MessageError if it does not fit or is not Unicode."""
+    """``text`` and NULs up to ``field`` bytes; ValueError if it does not fit, has a NUL, or is not Unicode."""
     if "\0" in text:
-        raise MessageError("a NUL inside the text")
+        raise ValueError(f"{text[:40]!r} has a NUL inside")
     try:
         raw = text.encode("utf-16-le")
     except UnicodeEncodeError as error:
-        raise MessageError(f"not Unicode text: {error}") from error
+        raise ValueError(f"{text[:40]!r} is not Unicode text: {error.reason}") from None
     if len(raw) + 2 > field:
-        raise LyingLengthError(f"{len(raw) // 2} UTF-16 units and a NUL in a field of {field} bytes")
+        raise ValueError(f"{text[:40]!r}… is too long: {len(raw) // 2} UTF-16 units, {field // 2 - 1} fit")
     return raw.ljust(field, b"\0")
 
 

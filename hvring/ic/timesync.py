@@ -9,6 +9,7 @@ from enum import IntFlag
 from typing import Final
 
 from hvring.errors import ShortMessageError
+from hvring.ic.fields import pack
 from hvring.ic.frame import Version
 
 FRAMEWORKS: Final = (Version(3, 0), Version(1, 0))
@@ -53,7 +54,9 @@ class TimeSampleV3:
     round_trip: int = 0
 
     def encode(self) -> bytes:
-        return _V3.pack(self.parent, self.child, self.round_trip, self.flags).ljust(V3_SIZE, b"\0")
+        """Raises ValueError for a number that does not fit."""
+        raw = pack(_V3, "a time sample", self.parent, self.child, self.round_trip, self.flags)
+        return raw.ljust(V3_SIZE, b"\0")
 
     @classmethod
     def decode(cls, body: bytes) -> TimeSampleV3:
@@ -75,9 +78,9 @@ class TimeSampleV4:
     stratum: int = 0
 
     def encode(self) -> bytes:
-        return _V4.pack(self.parent, self.reference, self.flags, self.leap, self.stratum).ljust(
-            V4_SIZE, b"\0"
-        )
+        """Raises ValueError for a number that does not fit."""
+        raw = pack(_V4, "a time sample", self.parent, self.reference, self.flags, self.leap, self.stratum)
+        return raw.ljust(V4_SIZE, b"\0")
 
     @classmethod
     def decode(cls, body: bytes) -> TimeSampleV4:

@@ -9,6 +9,7 @@ from enum import IntEnum, IntFlag
 from typing import Final
 
 from hvring.errors import LyingLengthError, ShortMessageError
+from hvring.ic.fields import exactly, pack
 from hvring.ic.frame import Version
 
 FRAMEWORKS: Final = (Version(3, 0),)
@@ -65,7 +66,8 @@ class VssRequest:
     data: bytes = bytes(SHORT_SIZE - 8)
 
     def encode(self) -> bytes:
-        return _HEADER.pack(self.operation) + self.data
+        """Raises ValueError for an operation that does not fit."""
+        return pack(_HEADER, "a backup message", self.operation) + self.data
 
     @classmethod
     def decode(cls, body: bytes) -> VssRequest:
@@ -83,7 +85,9 @@ class VssFlags:
     flags: int = 0
 
     def encode(self) -> bytes:
-        return (_HEADER.pack(self.operation) + _FLAGS.pack(self.flags)).ljust(SHORT_SIZE, b"\0")
+        """Raises ValueError for a number that does not fit."""
+        head = pack(_HEADER, "a backup message", self.operation)
+        return (head + pack(_FLAGS, "a backup message", self.flags)).ljust(SHORT_SIZE, b"\0")
 
     @classmethod
     def decode(cls, body: bytes) -> VssFlags:
@@ -105,8 +109,11 @@ class Lun:
 
 def _pack_luns(luns: tuple[Lun, ...]) -> bytes:
     if len(luns) > MAX_LUNS:
-        raise LyingLengthError(f"{len(luns)} luns, {MAX_LUNS} are the most")
-    table = b"".join(_LUN.pack(x.bus, x.controller, x.port, x.target, x.lun) for x in luns)
+        raise ValueError(f"{len(luns)} luns, {MAX_LUNS} are the most")
+    table = b"".join(
+        pack(_LUN, "a lun", x.bus, exactly(x.controller, 16, "a controller's GUID"), x.port, x.target, x.lun)
+        for x in luns
+    )
     return table.ljust(_LUN_TABLE, b"\0")
 
 
@@ -125,8 +132,10 @@ class VssFreeze:
     luns: tuple[Lun, ...] = ()
 
     def encode(self) -> bytes:
-        head = _HEADER.pack(VssOperation.FREEZE) + _SETS.pack(self.backup_type, self.flags, len(self.luns))
-        return head + _pack_luns(self.luns)
+        """Raises ValueError for over 260 luns, and for a number that does not fit."""
+        luns = _pack_luns(self.luns)
+        sets = pack(_SETS, "a FREEZE", self.backup_type, self.flags, len(self.luns))
+        return _HEADER.pack(VssOperation.FREEZE) + sets + luns
 
     @classmethod
     def decode(cls, body: bytes) -> VssFreeze:
@@ -147,11 +156,12 @@ class VssAutoRecover:
     shadow_luns: tuple[Lun, ...] = ()
 
     def encode(self) -> bytes:
+        """Raises ValueError for tables of different length, over 260 luns, and a number that does not fit."""
         if len(self.shadow_luns) != len(self.luns):
-            raise LyingLengthError("one count serves both tables: they must be equally long")
-        head = _HEADER.pack(VssOperation.AUTO_RECOVER)
-        sets = _SETS.pack(self.backup_type, self.flags, len(self.luns))
-        return head + sets + _pack_luns(self.luns) + _pack_luns(self.shadow_luns)
+            raise ValueError("one count serves both tables: they must be equally long")
+        luns = _pack_luns(self.luns) + _pack_luns(self.shadow_luns)
+        sets = pack(_SETS, "an AUTO_RECOVER", self.backup_type, self.flags, len(self.luns))
+        return _HEADER.pack(VssOperation.AUTO_RECOVER) + sets + luns
 
     @classmethod
     def decode(cls, body: bytes) -> VssAutoRecover:

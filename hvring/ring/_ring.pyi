@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Final, final
+from typing import Final, Self, final
 
 from typing_extensions import Buffer
 
 CONTROL_SIZE: Final[int]
 IN_BAND: Final[int]
 COMPLETION: Final[int]
+__pyx_capi__: dict[str, object]
 LIES: Final[dict[int, tuple[str, str]]]
 
 @final
@@ -23,7 +24,10 @@ class Packet:
     def __eq__(self, other: object, /) -> bool: ...
 
 @final
-class PacketView:
+class Span(Buffer): ...
+
+@final
+class PacketView(Buffer):
     @property
     def type(self) -> int: ...
     @property
@@ -33,7 +37,6 @@ class PacketView:
     @property
     def payload(self) -> memoryview: ...
     def __len__(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class Claim:
@@ -49,26 +52,25 @@ class Claim:
     ) -> None: ...
 
 @final
-class DoubleMapping:
-    def __init__(
-        self, fd: int, ring_size: int, *, rings: int = 2, offset: int = 0, control_size: int = 4096
-    ) -> None: ...
+class DoubleMapping(Buffer):
+    def __new__(
+        cls, fd: int, ring_size: int, *, rings: int = 2, offset: int = 0, control_size: int = 4096
+    ) -> Self: ...
     @property
     def stride(self) -> int: ...
     def __len__(self) -> int: ...
-    def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
 class RingProducer:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         memory: Buffer,
         offset: int = 0,
         size: int | None = None,
         *,
         control_size: int = 4096,
         mirrored: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     def send(
         self, payload: Buffer, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0
     ) -> bool: ...
@@ -80,6 +82,8 @@ class RingProducer:
         self, length: int, *, transaction_id: int = 0, packet_type: int = 6, flags: int = 0
     ) -> Claim: ...
     def want_room(self, length: int) -> bool: ...
+    def unwant_room(self) -> None: ...
+    def state(self) -> dict[str, int]: ...
     def close(self) -> None: ...
     @property
     def free(self) -> int: ...
@@ -90,8 +94,8 @@ class RingProducer:
 
 @final
 class RingConsumer:
-    def __init__(
-        self,
+    def __new__(
+        cls,
         memory: Buffer,
         offset: int = 0,
         size: int | None = None,
@@ -99,7 +103,7 @@ class RingConsumer:
         control_size: int = 4096,
         types: Iterable[int] | None = (6, 11),
         mirrored: bool = False,
-    ) -> None: ...
+    ) -> Self: ...
     def recv(self) -> Packet | None: ...
     def recv_bytes(self) -> bytes | None: ...
     def recv_many(self, limit: int = 64) -> list[Packet]: ...
@@ -112,6 +116,7 @@ class RingConsumer:
     def arm(self) -> int: ...
     def mask(self) -> None: ...
     def take_signal(self) -> bool: ...
+    def state(self) -> dict[str, int]: ...
     def close(self) -> None: ...
     @property
     def available(self) -> int: ...

@@ -1,5 +1,6 @@
-# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, embedsignature=True
-# cython: freethreading_compatible=True, always_allow_keywords=False, binding=False
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True, autotestdict=False
+# cython: embedsignature=True, embedsignature.format=clinic, always_allow_keywords=False, binding=False
+# cython: freethreading_compatible=True
 # SPDX-License-Identifier: Apache-2.0
 """RingProducer and RingConsumer: the two ends of a VMBus ring as Python types (PROTOCOL 2)."""
 
@@ -14,9 +15,19 @@ from cpython.object cimport PyObject, PyTypeObject
 from libc.errno cimport errno
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
 
-from hvring.ring.core cimport *
+from hvring.ring.core cimport (HV_BAD_FRAGMENT, HV_BAD_LEN8, HV_BAD_LENGTH, HV_BAD_OFFSET8, HV_BAD_OWN_READ,
+                               HV_BAD_OWN_WRITE, HV_BAD_READ_ALIGN, HV_BAD_READ_BACK, HV_BAD_READ_RANGE,
+                               HV_BAD_WRITE_ALIGN, HV_BAD_WRITE_BACK, HV_BAD_WRITE_RANGE, HV_COMPLETION, HV_DESCRIPTOR,
+                               HV_EMPTY, HV_FEATURE_BITS, HV_FEATURE_PENDING_SEND_SZ, HV_INTERRUPT_MASK, HV_IN_BAND,
+                               HV_MAX_LEN, HV_OK, HV_PENDING_SEND_SZ, HV_READ_INDEX, HV_SMALLEST, HV_TOO_LARGE,
+                               HV_WRITE_INDEX, hv_advance, hv_attach, hv_copy_in, hv_distance, hv_has_short_header,
+                               hv_load_relaxed32, hv_packet, hv_ring, hv_row, hv_rx_available, hv_rx_consume,
+                               hv_rx_copy, hv_rx_look, hv_rx_mask, hv_rx_next, hv_rx_run, hv_rx_unmask,
+                               hv_store_relaxed32, hv_tx_frame, hv_tx_free, hv_tx_look, hv_tx_publish, hv_tx_reserve,
+                               hv_tx_room_found, hv_tx_run, hv_tx_total, hv_tx_want_room, hv_tx_write, hv_unlikely)
 
-from hvring.errors import (BufferTooSmallError, PacketTooLargeError, RingCorruptError, RingError, RingFullError)
+from hvring.errors import (BufferTooSmallError, ChannelRingClosedError, PacketTooLargeError, RingCorruptError,
+                           RingError, RingFullError)
 
 cdef extern from "unistd.h" nogil:
     long sysconf(int name)
@@ -38,8 +49,8 @@ cdef extern from "sys/mman.h" nogil:
         MAP_NORESERVE
 
 CONTROL_SIZE = 4096
-IN_BAND = 6
-COMPLETION = 11
+IN_BAND = HV_IN_BAND
+COMPLETION = HV_COMPLETION
 
 # What a peer can lie about, in one place: code -> (stable name, words).  tests/ring/test_corruption.py tells each lie.
 LIES = {
@@ -66,15 +77,39 @@ cdef int corrupt(int code) except -100:
 
 
 cdef int need_rows(const Py_buffer *table) except -1:
-    if table.len % sizeof(hv_row) or (table.len and <uintptr_t>table.buf & 7):   # an empty one may lie anywhere
+    # An empty one may lie anywhere.
+    if table.len % sizeof(hv_row) or (table.len and <uintptr_t>table.buf & 7):
         raise ValueError("descriptors must be an array of hvring.vmbus.arrays.descriptor_dtype()")
     return 0
 
 
-cdef int need_open(bint held) except -1:
-    if not held:
-        raise RingError("this ring was closed")
+cdef int was_closed(bint owned) except -1:
+    if owned:
+        raise ChannelRingClosedError("this channel was closed on this side")
+    raise RingError("this ring was closed")
+
+
+cdef int no_owner(bint owned) except -1:
+    if owned:
+        raise RingError("this ring belongs to a channel: close that")
     return 0
+
+
+cdef int wrong_type(unsigned int packet_type) except -1:
+    raise ValueError(f"packets of type {packet_type} cannot be sent: only those of the types 6, 10 and 11 have a "
+                     "header of 16 bytes and no ranges or page-set ids behind it")
+
+
+cdef dict control_page(const hv_ring *ring):
+    """What both sides have written there, unchecked."""
+    return {
+        "write_index": hv_load_relaxed32(ring.control + HV_WRITE_INDEX),
+        "read_index": hv_load_relaxed32(ring.control + HV_READ_INDEX),
+        "interrupt_mask": hv_load_relaxed32(ring.control + HV_INTERRUPT_MASK),
+        "pending_send_sz": hv_load_relaxed32(ring.control + HV_PENDING_SEND_SZ),
+        "feature_bits": hv_load_relaxed32(ring.control + HV_FEATURE_BITS),
+        "size": ring.size,
+    }
 
 
 cdef int attach(hv_ring *ring, Py_buffer *view, object memory, Py_ssize_t offset, object size,
@@ -121,6 +156,10 @@ cdef class Span:
     def __releasebuffer__(self, Py_buffer *buffer):
         self.spans[0] -= 1
 
+    cdef void end(self) noexcept:
+        """Who kept it cannot get at the memory by it any more; nobody looks into it now."""
+        self.spans = NULL
+
 
 cdef Span span(object owner, int *spans, bint *held, uint8_t *start, Py_ssize_t length, bint readonly):
     cdef Span s = Span.__new__(Span)
@@ -137,3 +176,9 @@ include "mapping.pxi"
 include "producer.pxi"
 include "consumer.pxi"
 include "views.pxi"
+
+
+# What methods here return, and nobody makes otherwise: without what they need, their methods would find nothing.
+hv_made_here_only(<PyTypeObject *>Claim)
+hv_made_here_only(<PyTypeObject *>PacketView)
+hv_made_here_only(<PyTypeObject *>ViewIterator)

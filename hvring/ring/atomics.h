@@ -31,7 +31,7 @@ __attribute__((noinline, unused)) static int hv_nearer(uint32_t index, uint32_t 
 }
 
 /* The condition, and a word to the compiler that it seldom holds. */
-#define hv_rare(condition) __builtin_expect(!!(condition), 0)
+#define hv_unlikely(condition) __builtin_expect(!!(condition), 0)
 
 /* Orders an earlier store before a later load, the one thing that x86 does not do by itself.  A locked add on the
  * stack is several times cheaper there than mfence. */

@@ -26,9 +26,10 @@ cdef class Packet:
 cdef int search(RingConsumer self, hv_packet *packet) except -100:
     """find() when the next packet is none to deliver at once."""
     cdef int result
-    if not self.held or self.viewing:
-        raise RingError("views of this ring are being read: finish or close that iterator first" if self.viewing
-                        else "this ring was closed")
+    if not self.held:
+        was_closed(self.owned)
+    if self.viewing:
+        raise RingError("views of this ring are being read: finish or close that iterator first")
     while True:
         result = hv_rx_next(&self.ring, packet)
         if result != HV_OK:
@@ -37,7 +38,8 @@ cdef int search(RingConsumer self, hv_packet *packet) except -100:
             return HV_OK
         hv_rx_consume(&self.ring, packet)
         self.skipped += 1
-        if hv_rx_available(&self.ring) == 0:   # a writer that never stops cannot keep us here
+        # A writer that never stops cannot keep us here.
+        if hv_rx_available(&self.ring) == 0:
             result = HV_EMPTY
             break
     release(self)
@@ -48,7 +50,7 @@ cdef int search(RingConsumer self, hv_packet *packet) except -100:
 
 cdef inline void release_quarter(RingConsumer self) noexcept:
     """Give room back early, so that a long batch does not keep the writer waiting."""
-    if hv_rare(hv_distance(self.ring.own, self.ring.published, self.ring.size) > self.ring.size // 4):
+    if hv_unlikely(hv_distance(self.ring.own, self.ring.published, self.ring.size) > self.ring.size // 4):
         release(self)
 
 
@@ -70,7 +72,7 @@ cdef Py_ssize_t read_rows(RingConsumer self, uint8_t *data, size_t size, Py_buff
     need_rows(table)
     try:
         while count < limit and find(self, &packet) == HV_OK:
-            if hv_rare(size - used < packet.length):
+            if hv_unlikely(size - used < packet.length):
                 if count == 0:
                     too_small(packet.length)
                 break
@@ -84,7 +86,8 @@ cdef Py_ssize_t read_rows(RingConsumer self, uint8_t *data, size_t size, Py_buff
             total[0] += hv_distance(self.ring.own, before, self.ring.size)
             release_quarter(self)
     except RingCorruptError:
-        if count == 0:      # what came before the lie is good; the next call meets it again
+        # what came before the lie is good; the next call meets it again
+        if count == 0:
             raise
     return count
 
@@ -111,7 +114,8 @@ cdef int too_small(uint32_t length) except -1:
 
 
 @cython.final
-@cython.no_gc_clear   # the buffer is released in __dealloc__, not dropped before it
+# the buffer is released in __dealloc__, not dropped before it
+@cython.no_gc_clear
 cdef class RingConsumer:
     """The reading end of one ring in ``memory[offset:offset + size]``; arguments as for RingProducer.
 
@@ -179,7 +183,8 @@ cdef class RingConsumer:
                 packets.append(take_packet(self, &packet))
                 release_quarter(self)
         except RingCorruptError:
-            if not packets:     # what came before the lie is good; the next call meets it again
+            # what came before the lie is good; the next call meets it again
+            if not packets:
                 raise
         release(self)
         return packets
@@ -241,10 +246,11 @@ cdef class RingConsumer:
 
         Each step ends the view before it.  A payload that wraps is copied, unless the ring is mirrored.
         """
-        cdef ViewIterator i
-        if not self.held or self.viewing:
-            raise RingError("only one iterator of views at a time" if self.viewing else "this ring was closed")
-        i = ViewIterator.__new__(ViewIterator)
+        cdef ViewIterator i = ViewIterator.__new__(ViewIterator)
+        if not self.held:
+            was_closed(self.owned)
+        if self.viewing:
+            raise RingError("only one iterator of views at a time")
         i.consumer = self
         self.viewing = True
         return i
@@ -262,7 +268,8 @@ cdef class RingConsumer:
     def arm(self) -> int:
         """Clear the interrupt mask, then look again: bytes readable now; 0: it is safe to sleep (PROTOCOL §2.8)."""
         cdef int result
-        need_open(self.held)
+        if not self.held:
+            was_closed(self.owned)
         result = hv_rx_unmask(&self.ring)
         if result < 0:
             corrupt(result)
@@ -270,7 +277,8 @@ cdef class RingConsumer:
 
     def mask(self) -> None:
         """Ask the writer not to signal new packets until the next ``arm()``."""
-        need_open(self.held)
+        if not self.held:
+            was_closed(self.owned)
         hv_rx_mask(&self.ring)
 
     def take_signal(self) -> bool:
@@ -279,20 +287,34 @@ cdef class RingConsumer:
         self.room_signal = False
         return due
 
+    @cython.critical_section
+    def state(self) -> dict:
+        """The fields of the control page as they are now, for people: indices, mask, pending size, feature bits."""
+        if not self.held:
+            was_closed(self.owned)
+        return control_page(&self.ring)
+
+    @cython.critical_section
     def close(self) -> None:
-        """Let go of the memory.  BufferError while memoryviews into it are held."""
+        """Let go of the memory.  BufferError while memoryviews into it are held, RingError for one of a channel's."""
+        no_owner(self.owned)
+        if self.spans:
+            raise BufferError("memoryviews into this ring are still held; release them first")
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
         if self.held:
-            if self.spans:
-                raise BufferError("memoryviews into this ring are still held; release them first")
-            PyBuffer_Release(&self.memory)
+            # As in RingProducer.
             self.held = False
-            self.ring.own = self.ring.published     # nothing is left to release in memory that may be gone
+            self.ring.own = self.ring.published
+            PyBuffer_Release(&self.memory)
 
     @property
     def available(self) -> int:
         """Published bytes that are not read yet."""
         cdef int result
-        need_open(self.held)
+        if not self.held:
+            was_closed(self.owned)
         result = hv_rx_look(&self.ring)
         if result < 0:
             corrupt(result)

@@ -17,149 +17,16 @@ HV_BAD_* codes if it is a lie; nothing outside the ring is ever touched (PROTOCO
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memset
 
-
-cdef extern from "atomics.h" nogil:
-    uint32_t hv_load_relaxed32(const void *p) noexcept
-    uint32_t hv_load_acquire32(const void *p) noexcept
-    uint64_t hv_load_relaxed64(const void *p) noexcept
-    uint64_t hv_load64(const void *p) noexcept
-    uint64_t hv_load_acquire64(const void *p) noexcept
-    void hv_store_relaxed32(void *p, uint32_t v) noexcept
-    void hv_store_release32(void *p, uint32_t v) noexcept
-    void hv_store64(void *p, uint64_t v) noexcept
-    void hv_fence() noexcept
-    uint32_t hv_or32(void *p, uint32_t bits) noexcept
-    bint hv_nearer(uint32_t index, uint32_t other, uint32_t behind, uint32_t size) noexcept
-    bint hv_rare(bint condition) noexcept       # the condition, and a word to the compiler that it seldom holds
-
-cdef extern from "copy.h" nogil:
-    void hv_copy(void *to, const void *source, size_t n) noexcept
-
-
-cdef enum:
-    # offsets in the control page (PROTOCOL 2.1)
-    HV_WRITE_INDEX = 0
-    HV_READ_INDEX = 4
-    HV_INTERRUPT_MASK = 8
-    HV_PENDING_SEND_SZ = 12
-    HV_FEATURE_BITS = 64
-
-    HV_FEATURE_PENDING_SEND_SZ = 1
-
-    HV_IN_BAND = 6            # packet type: data (PROTOCOL 2.3)
-    HV_DESCRIPTOR = 16        # bytes before the payload of an in-band packet (PROTOCOL 2.2)
-    HV_TRAILER = 8
-    HV_SMALLEST = 24          # descriptor and trailer
-    HV_MAX_LEN = 0xFFFF * 8   # len8 has 16 bits
-
-    # results
-    HV_OK = 0
-    HV_EMPTY = 1
-    HV_FULL = 2
-    HV_TOO_LARGE = 3
-    # lies of the other side; their words are in _ring.pyx
-    HV_BAD_WRITE_RANGE = -1
-    HV_BAD_WRITE_ALIGN = -2
-    HV_BAD_WRITE_BACK = -3
-    HV_BAD_READ_RANGE = -4
-    HV_BAD_READ_ALIGN = -5
-    HV_BAD_READ_BACK = -6
-    HV_BAD_OWN_READ = -7
-    HV_BAD_OWN_WRITE = -8
-    HV_BAD_FRAGMENT = -9
-    HV_BAD_OFFSET8 = -10
-    HV_BAD_LEN8 = -11
-    HV_BAD_LENGTH = -12
-
-
-cdef struct hv_ring:
-    uint8_t *control      # the control page
-    uint8_t *data
-    uint32_t size         # of the data area, a multiple of 8
-    uint32_t own          # our index: write (producer) or read (consumer), perhaps not yet published
-    uint32_t published    # our index as the other side can see it
-    uint32_t peer         # the other side's index when we last looked; always checked
-
-
-cdef struct hv_packet:
-    uint16_t type
-    uint16_t flags
-    uint32_t start        # offset in the data area of the payload's first byte
-    uint32_t length       # of the payload: a multiple of 8
-    uint32_t total        # bytes to consume: descriptor, payload, trailer
-    uint32_t next         # offset of what follows it
-    bint split            # it wraps: part of it is at the end of the data area, the rest at its beginning
-    uint64_t transaction_id
-
-
-cdef struct hv_row:       # of the table that describes a batch: hvring.vmbus.arrays.descriptor_dtype()
-    uint32_t offset       # of the payload in the buffer beside the table
-    uint32_t length
-    uint16_t type
-    uint16_t flags
-    uint32_t reserved
-    uint64_t transaction_id
-
-
-cdef inline uint32_t hv_distance(uint32_t ahead, uint32_t behind, uint32_t size) noexcept nogil:
-    """Bytes from `behind` forward to `ahead`; both below `size`."""
-    return ahead - behind if ahead >= behind else ahead + size - behind
-
-
-cdef inline uint32_t hv_advance(uint32_t index, uint32_t by, uint32_t size) noexcept nogil:
-    index += by
-    return index - size if index >= size else index
-
-
-cdef inline int hv_check_write(uint32_t index, uint32_t size) noexcept nogil:
-    if index >= size:
-        return HV_BAD_WRITE_RANGE
-    return HV_BAD_WRITE_ALIGN if index & 7 else HV_OK
-
-
-cdef inline int hv_check_read(uint32_t index, uint32_t size) noexcept nogil:
-    if index >= size:
-        return HV_BAD_READ_RANGE
-    return HV_BAD_READ_ALIGN if index & 7 else HV_OK
-
-
-cdef inline int hv_attach(hv_ring *r, uint8_t *control, uint32_t control_size, uint32_t ring_size,
-                          bint producer) noexcept nogil:
-    """Take up one end where the control page says it is."""
-    cdef uint64_t both = hv_load_acquire64(control + HV_WRITE_INDEX)
-    cdef uint32_t write = <uint32_t>both
-    cdef uint32_t read = <uint32_t>(both >> 32)
-    cdef int bad
-    r.control = control
-    r.data = control + control_size
-    r.size = ring_size - control_size
-    bad = hv_check_write(write, r.size)
-    if bad == HV_OK:
-        bad = hv_check_read(read, r.size)
-    if bad != HV_OK:
-        return bad
-    r.own = r.published = write if producer else read
-    r.peer = read if producer else write
-    return HV_OK
-
-
-cdef inline void hv_copy_in(hv_ring *r, uint32_t at, const uint8_t *source, uint32_t n) noexcept nogil:
-    """Bytes into the data area at offset `at`, in two parts where it wraps."""
-    cdef uint32_t first = r.size - at
-    if n <= first:
-        hv_copy(r.data + at, source, n)
-    else:
-        hv_copy(r.data + at, source, first)
-        hv_copy(r.data, source + first, n - first)
-
-
-cdef inline void hv_copy_out(const hv_ring *r, uint32_t at, uint8_t *target, uint32_t n) noexcept nogil:
-    cdef uint32_t first = r.size - at
-    if n <= first:
-        hv_copy(target, r.data + at, n)
-    else:
-        hv_copy(target, r.data + at, first)
-        hv_copy(target + first, r.data, n - first)
+from hvring.ring.layout cimport (HV_BAD_FRAGMENT, HV_BAD_LEN8, HV_BAD_LENGTH, HV_BAD_OFFSET8, HV_BAD_OWN_READ,
+                                 HV_BAD_OWN_WRITE, HV_BAD_READ_ALIGN, HV_BAD_READ_BACK, HV_BAD_READ_RANGE,
+                                 HV_BAD_WRITE_ALIGN, HV_BAD_WRITE_BACK, HV_BAD_WRITE_RANGE, HV_CANCEL, HV_COMPLETION,
+                                 HV_DESCRIPTOR, HV_EMPTY, HV_FEATURE_BITS, HV_FEATURE_PENDING_SEND_SZ, HV_FULL,
+                                 HV_INTERRUPT_MASK, HV_IN_BAND, HV_MAX_LEN, HV_OK, HV_PENDING_SEND_SZ, HV_READ_INDEX,
+                                 HV_SMALLEST, HV_TOO_LARGE, HV_TRAILER, HV_WRITE_INDEX, hv_advance, hv_attach,
+                                 hv_check_read, hv_check_write, hv_copy, hv_copy_in, hv_copy_out, hv_distance,
+                                 hv_fence, hv_has_short_header, hv_load64, hv_load_acquire32, hv_load_acquire64,
+                                 hv_load_relaxed32, hv_load_relaxed64, hv_nearer, hv_or32, hv_packet, hv_ring, hv_row,
+                                 hv_store64, hv_store_relaxed32, hv_store_release32, hv_unlikely)
 
 
 # ---------------------------------------------------------------------------------------------- the writing end
@@ -191,7 +58,7 @@ cdef inline int hv_tx_look(hv_ring *r) noexcept nogil:
 cdef inline int hv_tx_reserve(hv_ring *r, uint32_t total) noexcept nogil:
     """Is there room for `total` bytes?  HV_OK, HV_FULL, HV_TOO_LARGE or a lie."""
     cdef int bad
-    if hv_rare(hv_tx_free(r) <= total):
+    if hv_unlikely(hv_tx_free(r) <= total):
         if total > r.size - 8:
             return HV_TOO_LARGE
         bad = hv_tx_look(r)
@@ -217,7 +84,8 @@ cdef inline void hv_tx_frame(hv_ring *r, uint32_t payload, uint64_t transaction_
     hv_store64(r.data + start, hv_descriptor(length, packet_type, flags))
     hv_store64(r.data + at, transaction_id)
     at = hv_advance(start, length, r.size)
-    if pad:   # the padding lies in the last 8 bytes before `at`, which never wrap
+    # the padding lies in the last 8 bytes before `at`, which never wrap
+    if pad:
         memset(r.data + (at if at else r.size) - pad, 0, pad)
     hv_store64(r.data + at, <uint64_t>start << 32)
     r.own = hv_advance(at, HV_TRAILER, r.size)
@@ -239,15 +107,20 @@ cdef inline int hv_tx_write_anywhere(hv_ring *r, const uint8_t *payload, uint64_
 
 cdef inline int hv_tx_write(hv_ring *r, const uint8_t *payload, uint64_t n, uint64_t transaction_id,
                             uint16_t packet_type, uint16_t flags) noexcept nogil:
-    """Put one packet behind the others; the reader does not see it before hv_tx_publish."""
+    """Put one packet behind the others; the reader does not see it before hv_tx_publish.
+
+    The type must have a short header (hv_has_short_header): others would be taken for what they are not.
+    """
     cdef uint32_t start = r.own
-    cdef uint32_t limit = r.peer if r.peer > start else r.size      # up to here there is room in one piece
+    # up to here there is room in one piece
+    cdef uint32_t limit = r.peer if r.peer > start else r.size
     cdef uint32_t total = hv_tx_total(<uint32_t>n)
     cdef uint8_t *packet = r.data + start
-    if hv_rare(n > HV_MAX_LEN - HV_DESCRIPTOR) or hv_rare(start + total >= limit):
+    if hv_unlikely(n > HV_MAX_LEN - HV_DESCRIPTOR) or hv_unlikely(start + total >= limit):
         return hv_tx_write_anywhere(r, payload, n, transaction_id, packet_type, flags)
     r.own = start + total
-    hv_store64(packet + total - HV_TRAILER - 8, 0)                  # the padding; what else is there is written over
+    # the padding; what else is there is written over
+    hv_store64(packet + total - HV_TRAILER - 8, 0)
     hv_store64(packet, hv_descriptor(total - HV_TRAILER, packet_type, flags))
     hv_store64(packet + 8, transaction_id)
     hv_store64(packet + total - HV_TRAILER, <uint64_t>start << 32)
@@ -257,7 +130,7 @@ cdef inline int hv_tx_write(hv_ring *r, const uint8_t *payload, uint64_t n, uint
 
 cdef inline size_t hv_tx_run(hv_ring *r, const hv_row *rows, size_t limit, const uint8_t *buffer,
                              size_t size) noexcept nogil:
-    """Put the first packets of a table behind the others: those that fit in one piece and whose rows are plain.
+    """Put the first packets of a table behind the others: those of data that fit in one piece.
 
     Returns how many; what stops it is for hv_tx_write to see, or that a quarter of the ring is not published.  The
     indices stay in registers, which is what makes this cheaper than hv_tx_write.
@@ -274,13 +147,13 @@ cdef inline size_t hv_tx_run(hv_ring *r, const hv_row *rows, size_t limit, const
         at = row.offset
         n = row.length
         need = hv_tx_total(n)
-        if hv_rare(n > HV_MAX_LEN - HV_DESCRIPTOR) or hv_rare(own + need >= bound):
+        if hv_unlikely(n > HV_MAX_LEN - HV_DESCRIPTOR) or hv_unlikely(own + need >= bound):
             break
-        if hv_rare(<size_t>at + n > size):
+        if hv_unlikely(<size_t>at + n > size) or hv_unlikely(row.type != HV_IN_BAND and row.type != 0):
             break
         packet = data + own
         hv_store64(packet + need - HV_TRAILER - 8, 0)
-        hv_store64(packet, hv_descriptor(need - HV_TRAILER, row.type if row.type else HV_IN_BAND, row.flags))
+        hv_store64(packet, hv_descriptor(need - HV_TRAILER, HV_IN_BAND, row.flags))
         hv_store64(packet + 8, row.transaction_id)
         hv_store64(packet + need - HV_TRAILER, <uint64_t>own << 32)
         hv_copy(packet + HV_DESCRIPTOR, buffer + at, n)
@@ -298,9 +171,11 @@ cdef inline bint hv_tx_publish(hv_ring *r) noexcept nogil:
     cdef uint32_t old = r.published, own = r.own
     if own == old:
         return False
-    hv_store_release32(r.control + HV_WRITE_INDEX, own)     # partner: acquire in hv_rx_look
+    # partner: acquire in hv_rx_look
+    hv_store_release32(r.control + HV_WRITE_INDEX, own)
     r.published = own
-    hv_fence()                                              # partner: fence in hv_rx_unmask, hv_rx_release
+    # partner: fence in hv_rx_unmask, hv_rx_release
+    hv_fence()
     if hv_load_acquire32(r.control + HV_INTERRUPT_MASK):
         return False
     return hv_load_acquire32(r.control + HV_READ_INDEX) == old
@@ -309,7 +184,8 @@ cdef inline bint hv_tx_publish(hv_ring *r) noexcept nogil:
 cdef inline void hv_tx_want_room(hv_ring *r, uint32_t total) noexcept nogil:
     """Ask the reader for a signal once `total` bytes fit (PROTOCOL 2.7); look again with hv_tx_reserve after it."""
     hv_store_relaxed32(r.control + HV_PENDING_SEND_SZ, total)
-    hv_fence()                                              # partner: fence in hv_rx_release
+    # partner: fence in hv_rx_release
+    hv_fence()
 
 
 cdef inline void hv_tx_room_found(hv_ring *r) noexcept nogil:
@@ -327,12 +203,12 @@ cdef inline int hv_rx_look(hv_ring *r) noexcept nogil:
     """Look at the writer's index anew.  Acquire: partner of the release in hv_tx_publish."""
     cdef uint32_t write = hv_load_acquire32(r.control + HV_WRITE_INDEX)
     cdef int bad = hv_check_write(write, r.size)
-    if hv_rare(bad != HV_OK):
+    if hv_unlikely(bad != HV_OK):
         return bad
-    if hv_rare(hv_load_relaxed32(r.control + HV_READ_INDEX) != r.published):
+    if hv_unlikely(hv_load_relaxed32(r.control + HV_READ_INDEX) != r.published):
         return HV_BAD_OWN_READ
     # equal: everything that was seen is read and released, so nothing can be withdrawn
-    if hv_rare(r.peer != r.published) and hv_nearer(write, r.peer, r.published, r.size):
+    if hv_unlikely(r.peer != r.published) and hv_nearer(write, r.peer, r.published, r.size):
         return HV_BAD_WRITE_BACK
     r.peer = write
     return HV_OK
@@ -346,28 +222,31 @@ cdef inline int hv_rx_next(hv_ring *r, hv_packet *p) noexcept nogil:
     cdef int bad
     if own == peer:
         bad = hv_rx_look(r)
-        if hv_rare(bad != HV_OK):
+        if hv_unlikely(bad != HV_OK):
             return bad
         peer = r.peer
-        if hv_rare(own == peer):
+        if hv_unlikely(own == peer):
             return HV_EMPTY
-    limit = peer if peer > own else size        # up to here the packets are in one piece
-    if hv_rare(limit - own < HV_SMALLEST) and hv_distance(peer, own, size) < HV_SMALLEST:
-        r.peer = own                            # so that the next call looks again
+    # up to here the packets are in one piece
+    limit = peer if peer > own else size
+    if hv_unlikely(limit - own < HV_SMALLEST) and hv_distance(peer, own, size) < HV_SMALLEST:
+        # so that the next call looks again
+        r.peer = own
         return HV_BAD_FRAGMENT
     word = hv_load_relaxed64(r.data + own)
-    header = <uint32_t>(word >> 13) & 0x7FFF8   # offset8, len8 in bytes
+    # offset8, len8 in bytes
+    header = <uint32_t>(word >> 13) & 0x7FFF8
     length = <uint32_t>(word >> 29) & 0x7FFF8
-    if hv_rare(header < HV_DESCRIPTOR):
+    if hv_unlikely(header < HV_DESCRIPTOR):
         return HV_BAD_OFFSET8
-    if hv_rare(length < header):
+    if hv_unlikely(length < header):
         return HV_BAD_LEN8
     end = own + length + HV_TRAILER
     p.type = <uint16_t>word
     p.flags = <uint16_t>(word >> 48)
     p.length = length - header
     p.total = length + HV_TRAILER
-    if not hv_rare(end >= limit and end != peer):
+    if not hv_unlikely(end >= limit and end != peer):
         p.transaction_id = hv_load64(r.data + own + 8)
         p.start = own + header
         p.next = end
@@ -384,7 +263,7 @@ cdef inline int hv_rx_next(hv_ring *r, hv_packet *p) noexcept nogil:
 
 cdef inline void hv_rx_copy(const hv_ring *r, const hv_packet *p, uint8_t *target) noexcept nogil:
     """The payload out of the ring: p.length bytes."""
-    if hv_rare(p.split):
+    if hv_unlikely(p.split):
         hv_copy_out(r, p.start, target, p.length)
     else:
         hv_copy(target, r.data + p.start, p.length)
@@ -413,11 +292,11 @@ cdef inline size_t hv_rx_run(hv_ring *r, uint64_t accepted, hv_row *rows, size_t
     while row < end and own <= quarter and bound - own >= HV_SMALLEST:
         word = hv_load_relaxed64(data + own)
         length = <uint32_t>(word >> 29) & 0x7FFF8
-        if hv_rare(<uint32_t>word >> 16 != HV_DESCRIPTOR // 8) or hv_rare(length < HV_DESCRIPTOR):
+        if hv_unlikely(<uint32_t>word >> 16 != HV_DESCRIPTOR // 8) or hv_unlikely(length < HV_DESCRIPTOR):
             break
-        if hv_rare(length + HV_TRAILER > bound - own) or hv_rare(length - HV_DESCRIPTOR > size - at):
+        if hv_unlikely(length + HV_TRAILER > bound - own) or hv_unlikely(length - HV_DESCRIPTOR > size - at):
             break
-        if hv_rare(accepted >> min(<uint16_t>word, 63) & 1 == 0):
+        if hv_unlikely(accepted >> min(<uint16_t>word, 63) & 1 == 0):
             break
         row.offset = <uint32_t>at
         row.length = length - HV_DESCRIPTOR
@@ -439,12 +318,14 @@ cdef inline bint hv_rx_room_wanted(const hv_ring *r, uint32_t before, uint32_t p
     cdef uint32_t free_now, write
     if not hv_load_relaxed32(r.control + HV_FEATURE_BITS) & HV_FEATURE_PENDING_SEND_SZ:
         return False
-    pending &= ~<uint32_t>7         # some writers ask for "ring size - 1" and mean "all of it"
+    # some writers ask for "ring size - 1" and mean "all of it"
+    pending &= ~<uint32_t>7
     if pending > r.size - 8:
         pending = r.size - 8
     write = hv_load_acquire32(r.control + HV_WRITE_INDEX)
     if write >= r.size:
-        return False                # a lie: the next look says so
+        # a lie: the next look says so
+        return False
     free_now = r.size - hv_distance(write, r.own, r.size)
     return free_now > pending and free_now - hv_distance(r.own, before, r.size) <= pending
 
@@ -454,11 +335,13 @@ cdef inline bint hv_rx_release(hv_ring *r) noexcept nogil:
     cdef uint32_t own = r.own, before = r.published, pending
     if own == before:
         return False
-    hv_store_release32(r.control + HV_READ_INDEX, own)      # partner: acquire in hv_tx_look
+    # partner: acquire in hv_tx_look
+    hv_store_release32(r.control + HV_READ_INDEX, own)
     r.published = own
-    hv_fence()                                              # partner: fence in hv_tx_want_room, hv_tx_publish
+    # partner: fence in hv_tx_want_room, hv_tx_publish
+    hv_fence()
     pending = hv_load_acquire32(r.control + HV_PENDING_SEND_SZ)
-    return hv_rare(pending != 0) and hv_rx_room_wanted(r, before, pending)
+    return hv_unlikely(pending != 0) and hv_rx_room_wanted(r, before, pending)
 
 
 cdef inline void hv_rx_mask(hv_ring *r) noexcept nogil:
@@ -470,7 +353,8 @@ cdef inline int hv_rx_unmask(hv_ring *r) noexcept nogil:
     """Ask for signals again, then look: HV_OK when there is something to read, HV_EMPTY when it is safe to sleep."""
     cdef int bad
     hv_store_relaxed32(r.control + HV_INTERRUPT_MASK, 0)
-    hv_fence()                                              # partner: fence in hv_tx_publish
+    # partner: fence in hv_tx_publish
+    hv_fence()
     bad = hv_rx_look(r)
     if bad != HV_OK:
         return bad

@@ -3,7 +3,8 @@
 
 
 @cython.final
-@cython.no_gc_clear   # __dealloc__ needs the producer
+# __dealloc__ needs the producer
+@cython.no_gc_clear
 cdef class Claim:
     """Room in the ring to be filled in place: write into ``buffer``, then ``commit()`` or ``abort()``.
 
@@ -28,14 +29,15 @@ cdef class Claim:
     cdef int finish(self) except -1:
         if not self.open:
             raise RingError("this claim was already committed or aborted")
-        need_open(self.producer.held)
+        if not self.producer.held:
+            was_closed(self.producer.owned)
         self.buffer.release()
         if self.producer.spans:
             raise BufferError("slices of this claim's buffer are still held; release them, then commit or abort again")
         self.open = False
         self.producer.claimed = False
         if self.span is not None:
-            self.span.spans = NULL      # who kept it cannot get at the ring by it any more
+            self.span.end()
         return 0
 
     def commit(self, length=None) -> bool:
@@ -88,12 +90,14 @@ cdef inline Py_ssize_t most(RingProducer self) noexcept:
 
 
 cdef int unusable(RingProducer self) except -100:
-    raise RingError("a claim is open on this ring: commit or abort it first" if self.claimed
-                    else "this ring was closed")
+    if not self.held:
+        was_closed(self.owned)
+    raise RingError("a claim is open on this ring: commit or abort it first")
 
 
 @cython.final
-@cython.no_gc_clear   # the buffer is released in __dealloc__, not dropped before it
+# the buffer is released in __dealloc__, not dropped before it
+@cython.no_gc_clear
 cdef class RingProducer:
     """The writing end of one ring in ``memory[offset:offset + size]``: control page, then data.
 
@@ -108,7 +112,7 @@ cdef class RingProducer:
         attach(&self.ring, &self.memory, memory, offset, size, control_size, mirrored, True)
         self.mirrored = mirrored
         self.held = True
-        # the reader may only wake a blocked writer that says it knows how to wait (PROTOCOL 2.1)
+        # The reader may only wake a blocked writer that says it knows how to wait (PROTOCOL 2.1).
         hv_store_relaxed32(self.ring.control + HV_FEATURE_BITS,
                            hv_load_relaxed32(self.ring.control + HV_FEATURE_BITS) | HV_FEATURE_PENDING_SEND_SZ)
 
@@ -130,7 +134,8 @@ cdef class RingProducer:
                 if result != HV_OK:
                     break
                 sent += 1
-            if not self.held:       # closed by what made the payloads
+            # Closed, or claimed, by what made the payloads.
+            if not self.held or self.claimed:
                 unusable(self)
             if result == HV_TOO_LARGE and sent == 0:
                 self.refuse(result)
@@ -144,12 +149,15 @@ cdef class RingProducer:
             raise PacketTooLargeError(f"the packet can never fit into this ring: at most {self.max_payload} bytes do")
         raise RingFullError("no room in the ring; nothing was written")
 
-    @cython.critical_section   # send_quick() stands before it
+    # send_quick() stands before it.
+    @cython.critical_section
     def send(self, payload, *, uint64_t transaction_id=0, uint16_t packet_type=6, uint16_t flags=0):
         """Publish one packet.  True: the other side must be signalled (PROTOCOL §2.6).
 
-        RingFullError: no room, nothing written.  RingCorruptError: the reader broke the rules.
+        RingFullError: no room, nothing written.  RingCorruptError: the reader broke the rules.  ValueError: a packet
+        type whose header is not the one of 6 (data), 10 and 11 (completion).
         """
+        check_type(packet_type)
         cdef int result = self.put(payload, transaction_id, packet_type, flags)
         if result != HV_OK:
             self.refuse(result)
@@ -162,7 +170,9 @@ cdef class RingProducer:
         The n-th packet of the call gets the transaction id ``transaction_id + n``.  PacketTooLargeError only if the
         first one can never fit; on any error nothing is sent.
         """
-        cdef Py_ssize_t sent = self.put_many(payloads, transaction_id, packet_type, flags)
+        cdef Py_ssize_t sent
+        check_type(packet_type)
+        sent = self.put_many(payloads, transaction_id, packet_type, flags)
         return sent, hv_tx_publish(&self.ring)
 
     cdef Py_ssize_t put_batch(self, object buffer, object descriptors, bint *due, uint64_t *total) except -1:
@@ -178,7 +188,8 @@ cdef class RingProducer:
                 PyBuffer_Release(&table)
         finally:
             PyBuffer_Release(&data)
-        if not self.held:       # closed by what held the buffers
+        # Closed by what held the buffers.
+        if not self.held:
             unusable(self)
         return count
 
@@ -202,10 +213,15 @@ cdef class RingProducer:
         cdef Claim c
         cdef int result
         cdef uint32_t start
-        if not self.held or self.claimed:
-            raise RingError("only one claim can be open at a time" if self.claimed else "this ring was closed")
         if length < 0:
             raise ValueError("a packet cannot have a negative length")
+        check_type(packet_type)
+        # Before anything is looked at, because to make an object may collect others, and run what they do then.
+        c = Claim.__new__(Claim)
+        if not self.held or self.claimed:
+            unusable(self)
+        if self.ring.own != self.ring.published:
+            raise RingError("packets are being written: claim before or after them")
         result = HV_TOO_LARGE
         if length <= HV_MAX_LEN - HV_DESCRIPTOR:
             result = hv_tx_reserve(&self.ring, hv_tx_total(<uint32_t>length))
@@ -213,7 +229,7 @@ cdef class RingProducer:
             corrupt(result)
         if result != HV_OK:
             self.refuse(result)
-        c = Claim.__new__(Claim)
+        self.claimed = c.open = True
         c.producer = self
         c.length = <uint32_t>length
         c.transaction_id = transaction_id
@@ -223,11 +239,10 @@ cdef class RingProducer:
         if start + length <= self.ring.size or self.mirrored:
             c.span = span(self, &self.spans, &self.held, self.ring.data + start, length, False)
             c.buffer = PyMemoryView_FromObject(c.span)
-        else:   # it wraps: fill a copy, which commit() puts in two parts
+        else:
+            # It wraps: a copy is filled, which commit() puts there in two parts.
             c.staging = bytearray(length)
             c.buffer = PyMemoryView_FromObject(c.staging)
-        c.open = True
-        self.claimed = True
         return c
 
     @cython.critical_section
@@ -238,7 +253,8 @@ cdef class RingProducer:
         """
         cdef uint32_t total
         cdef int result
-        need_open(self.held)
+        if not self.held:
+            was_closed(self.owned)
         if length < 0:
             raise ValueError("a packet cannot have a negative length")
         if length > most(self):
@@ -252,20 +268,42 @@ cdef class RingProducer:
             hv_tx_room_found(&self.ring)
         return result == HV_OK
 
+    @cython.critical_section
+    def unwant_room(self) -> None:
+        """Ask for no signal any more: takes back what ``want_room`` said."""
+        if not self.held:
+            was_closed(self.owned)
+        hv_tx_room_found(&self.ring)
+
+    @cython.critical_section
+    def state(self) -> dict:
+        """The fields of the control page as they are now, for people: indices, mask, pending size, feature bits."""
+        if not self.held:
+            was_closed(self.owned)
+        return control_page(&self.ring)
+
+    @cython.critical_section
     def close(self) -> None:
-        """Let go of the memory.  BufferError while memoryviews into it are held."""
+        """Let go of the memory.  BufferError while memoryviews into it are held, RingError for one of a channel's."""
+        no_owner(self.owned)
+        if self.spans:
+            raise BufferError("memoryviews into this ring are still held; release them first")
+        self.let_go()
+
+    cdef void let_go(self) noexcept:
         if self.held:
-            if self.spans:
-                raise BufferError("memoryviews into this ring are still held; release them first")
-            PyBuffer_Release(&self.memory)
+            # First, because to release a buffer may run Python code; and nothing is left to publish into memory that
+            # may be gone.
             self.held = False
-            self.ring.own = self.ring.published     # nothing is left to publish into memory that may be gone
+            self.ring.own = self.ring.published
+            PyBuffer_Release(&self.memory)
 
     @property
     def free(self) -> int:
         """Bytes of the data area that are free now; a packet needs strictly more than its 8-rounded total."""
         cdef int result
-        need_open(self.held)
+        if not self.held:
+            was_closed(self.owned)
         result = hv_tx_look(&self.ring)
         if result < 0:
             corrupt(result)
@@ -297,14 +335,18 @@ cdef Py_ssize_t write_rows(RingProducer self, const uint8_t *data, size_t size, 
     while count < limit:
         offset = rows[count].offset
         length = rows[count].length
-        if hv_rare(<size_t>offset + length > size):
+        if hv_unlikely(<size_t>offset + length > size):
             if count == 0:
                 raise ValueError(f"the first payload ends at {<size_t>offset + length}, the buffer at {size}")
+            break
+        if hv_unlikely(rows[count].type != 0 and not hv_has_short_header(rows[count].type)):
+            if count == 0:
+                wrong_type(rows[count].type)
             break
         before = self.ring.own
         result = hv_tx_write(&self.ring, data + offset, length, rows[count].transaction_id,
                              rows[count].type if rows[count].type else HV_IN_BAND, rows[count].flags)
-        if hv_rare(result != HV_OK):
+        if hv_unlikely(result != HV_OK):
             if result < 0:
                 self.ring.own = self.ring.published
                 corrupt(result)
@@ -328,7 +370,7 @@ cdef object send_quick(RingProducer self, PyObject *const *args, Py_ssize_t coun
     if count != 1 or names != NULL:
         return send_full(self, args, count, names)
     result = write(self, <object>args[0], 0, 6, 0)
-    if hv_rare(result != HV_OK):
+    if hv_unlikely(result != HV_OK):
         self.refuse(result)
     return hv_tx_publish(&self.ring)
 

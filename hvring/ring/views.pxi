@@ -33,15 +33,18 @@ cdef class PacketView:
         if self.memory is None:
             if self.consumer is None:
                 raise ValueError("this view was released by the iterator's next step")
-            self.memory = PyMemoryView_FromObject(span(self.consumer, &self.consumer.spans, &self.consumer.held,
-                                                       self.start, self.length, True))
+            self.span = span((self.consumer, self.copy), &self.consumer.spans, &self.consumer.held, self.start,
+                             self.length, True)
+            self.memory = PyMemoryView_FromObject(self.span)
         return self.memory
 
     cdef int end(self) except -1:
         if self.memory is not None:
             self.memory.release()
-        if hv_rare(self.consumer.spans):
+        if hv_unlikely(self.consumer.spans):
             raise BufferError("slices of the last view are still held; release them before the next step")
+        if self.span is not None:
+            self.span.end()
         self.consumer = None
         self.copy = None
         return 0
@@ -70,7 +73,8 @@ cdef class ViewIterator:
         if self.current is not None:
             self.current.end()
             self.current = None
-            need_open(self.consumer.held)
+            if not self.consumer.held:
+                was_closed(self.consumer.owned)
             hv_rx_consume(&self.consumer.ring, &self.packet)
             release_quarter(self.consumer)
             if self.told != NULL:
@@ -84,7 +88,8 @@ cdef class ViewIterator:
         if c is None:
             raise StopIteration
         self.drop()
-        self.consumer = None    # at the end of what there is, and after an error
+        # at the end of what there is, and after an error
+        self.consumer = None
         c.viewing = False
         if find(c, &p) == HV_EMPTY:
             if self.told != NULL:
@@ -100,7 +105,7 @@ cdef class ViewIterator:
         v.transaction_id = p.transaction_id
         v.length = p.length
         v.start = c.ring.data + p.start
-        if hv_rare(p.start + p.length > c.ring.size) and not c.mirrored:
+        if hv_unlikely(p.start + p.length > c.ring.size) and not c.mirrored:
             v.copy = payload_bytes(c, &p)
             v.start = <uint8_t *>PyBytes_AS_STRING(v.copy)
         self.current = v
@@ -113,7 +118,8 @@ cdef class ViewIterator:
             self.drop()
             c.viewing = False
             self.consumer = None
-            need_open(c.held)
+            if not c.held:
+                was_closed(c.owned)
             release(c)
             if self.told != NULL:
                 self.told(self.holder, 0, False)

@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from hvring.services.base import IntegrationService, Response, Result
 from hvring.services.fcopy import Fcopy
 from hvring.services.heartbeat import Heartbeat
 from hvring.services.kvp import Kvp
-from hvring.services.service import Answer, Counters, Later, Reply, Service
+from hvring.services.service import Answer, Counters, Reply, Service
 from hvring.services.shutdown import Shutdown
 from hvring.services.timesync import TimeSync
 from hvring.services.vss import Vss
 
-#: All six; the type checker makes sure here that each of them is a Service.
 SERVICES: Final[tuple[type[Service], ...]] = (Shutdown, TimeSync, Heartbeat, Kvp, Vss, Fcopy)
 
 __all__ = [
@@ -22,9 +22,11 @@ __all__ = [
     "Counters",
     "Fcopy",
     "Heartbeat",
+    "IntegrationService",
     "Kvp",
-    "Later",
     "Reply",
+    "Response",
+    "Result",
     "Service",
     "Shutdown",
     "TimeSync",

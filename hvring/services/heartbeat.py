@@ -4,65 +4,84 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
+from hvring.events import EventKind
 from hvring.ic.frame import MessageType, Request
 from hvring.ic.heartbeat import FRAMEWORKS, MINIMUM, STATE_END, VERSIONS, ApplicationState
 from hvring.ic.heartbeat import Heartbeat as Beat
-from hvring.ic.negotiate import Negotiated
-from hvring.services.intake import Intake
-from hvring.services.service import Answer, Counters, Reply
+from hvring.services.base import IntegrationService, Response
+
+Health = Callable[[], ApplicationState | None]
+"""How the applications are; None where nobody says: the host's state field is echoed."""
 
 
-class Heartbeat:
+@runtime_checkable
+class KnowsWhy(Protocol):
+    """A :data:`Health` that has a reason."""
+
+    @property
+    def why(self) -> str:
+        """The reason for what it said last, for people."""
+        ...
+
+
+class Heartbeat(IntegrationService[Beat]):
     """``health`` says how the applications are; without it the host's state field is echoed, as in Linux.
 
     A ``health`` that raises counts as CRITICAL and never stops the beat.
     """
 
     name = "heartbeat"
+    kind = MessageType.HEARTBEAT
+    frameworks = FRAMEWORKS
+    versions = VERSIONS
+    minimum = MINIMUM
+    answers_unknown = True
 
-    def __init__(self, health: Callable[[], ApplicationState] | None = None) -> None:
+    def __init__(self, health: Health | None = None) -> None:
+        super().__init__()
         self._health = health
-        self._intake = Intake(
-            MessageType.HEARTBEAT, FRAMEWORKS, VERSIONS, minimum=MINIMUM, answer_unknown=True
-        )
+        self._told_state: ApplicationState | None = None
 
-    @property
-    def counters(self) -> Counters:
-        return self._intake.counters
+    def adopt(self, fresh: Heartbeat) -> None:
+        self._health = fresh._health
 
-    @property
-    def negotiated(self) -> Negotiated | None:
-        return self._intake.negotiated
+    def decode(self, request: Request) -> Beat:
+        return Beat.decode(request.body)
 
-    @property
-    def last_error(self) -> Exception | None:
-        return self._intake.last_error
+    def handle(self, message: Beat) -> Response:
+        answer = message.next()
+        if self._health is not None and (state := self._state(self._health)) is not None:
+            answer = replace(answer, state=state)
+        return Response(message=answer)
 
-    def receive(self, payload: bytes) -> Answer:
-        return self._intake.receive(payload, self._beat)
-
-    def reset(self) -> None:
-        self._intake.negotiated = None
-
-    def deadline(self) -> float | None:
-        return None
-
-    def tick(self) -> None:
-        pass
-
-    def _beat(self, request: Request) -> Reply:
-        body = request.body
-        answer = Beat.decode(body).next().encode()[: len(body)]
+    def encode(self, request: Request, response: Response) -> bytes:
+        body = b"" if response.message is None else response.message.encode()
         # The state may be missing, and what is there then is rounding, not a field.
-        if self._health is not None and min(len(body), request.body_size) >= STATE_END:
-            answer = answer[:MINIMUM] + self._state().to_bytes(4, "little") + answer[STATE_END:]
-        return Reply(request.answer(body=answer))
+        if min(len(request.body), request.body_size) < STATE_END:
+            body = body[:MINIMUM] + request.body[MINIMUM:]
+        return request.answer(response.status, body)
 
-    def _state(self) -> ApplicationState:
-        assert self._health is not None
-        try:
-            return ApplicationState(self._health())
-        except Exception as error:
-            self._intake.note(error)
-            return ApplicationState.CRITICAL
+    def _state(self, health: Health) -> ApplicationState | None:
+        found: ApplicationState | None = ApplicationState.CRITICAL
+        why = "nobody could say"
+
+        def ask() -> None:
+            nonlocal found, why
+            state = health()
+            found = None if state is None else ApplicationState(state)
+            why = health.why if isinstance(health, KnowsWhy) else ""
+
+        self.attempt("health", ask)
+        if found is not self._told_state:
+            self._tell_change(self._told_state, found, why)
+            self._told_state = found
+        return found
+
+    def _tell_change(self, before: ApplicationState | None, now: ApplicationState | None, why: str) -> None:
+        was, to = ("not said" if state is None else state.name.lower() for state in (before, now))
+        because = f": {why}" if why else ""
+        facts = {"from": was, "to": to, "why": why}
+        self.tell(EventKind.CHANGED, f"health is {to} (was {was}){because}", **facts)

@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from hvring.errors import EffectBusyError, EffectError, LyingLengthError, MessageError, ShortMessageError
+from hvring.errors import EffectError, MessageError, ShortMessageError, UnknownOperationError
+from hvring.events import EventKind, Facts
+from hvring.guest.network import IpInfo
+from hvring.guest.records import proper
 from hvring.ic import kvp_ip, text
-from hvring.ic.frame import MessageType, Request, Status
+from hvring.ic.frame import MessageType, Request, Version
 from hvring.ic.kvp import (
     FRAMEWORKS,
     KEY_FIELD,
@@ -26,143 +30,283 @@ from hvring.ic.kvp import (
     header,
 )
 from hvring.ic.kvp_ip import ADDRESS_FIELD, GATEWAY_FIELD, SETTINGS, KvpIpInfo
-from hvring.ic.negotiate import Negotiated
-from hvring.services.intake import Intake
-from hvring.services.service import Answer, Counters, Later, Reply
+from hvring.ic.unreadable import Unreadable
+from hvring.pending import Pending, soonest, then
+from hvring.reasons import Reason
+from hvring.services.base import IntegrationService, Response, Result, inherited
+from hvring.status import Status
 
 if TYPE_CHECKING:
     from hvring.guest.pools import KvpStore
 
-
-PATIENCE: Final = 2.0  # seconds for other programs to be done with a pool; hosts wait longer (PROTOCOL §3.5)
-RETRY: Final = 0.01  # seconds until the next look whether they are
+Pair = KvpGet | KvpSet | KvpDelete | KvpEnumerate
 
 
-class Kvp:
-    """Answers from a :class:`~hvring.guest.pools.KvpStore`.
+@dataclass(frozen=True, slots=True)
+class UnusableSettings:
+    """A SET_IP of which only the adapter makes sense."""
 
-    A store that is in use (EffectBusyError) is asked again for up to ``PATIENCE`` seconds, without holding up anybody
-    else.
-    """
+    known: KvpIpInfo
+    error: MessageError
+
+
+KvpMessage = Pair | KvpIpInfo | UnusableSettings | Unreadable
+
+_NOT_FOUND: Final = Response(Status.NO_MORE_ITEMS)
+_PREPARE_AGAIN: Final = 60.0  # seconds
+
+
+class UnusablePairError(MessageError):
+    """A request about a pair that there cannot be; hosts know "no more items" for it, as from Linux."""
+
+
+class Kvp(IntegrationService[KvpMessage]):
+    """Answers from a :class:`~hvring.guest.pools.KvpStore`, which may take its time and limits it itself."""
 
     name = "kvp"
+    kind = MessageType.KVP
+    frameworks = FRAMEWORKS
+    versions: ClassVar[tuple[Version, ...]] = VERSIONS
 
     def __init__(self, store: KvpStore, *, monotonic: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
         self._store = store
         self._monotonic = monotonic
-        self._intake = Intake(MessageType.KVP, FRAMEWORKS, VERSIONS)
-        self._pair_operations = {
-            KvpOperation.GET: self._get,
-            KvpOperation.SET: self._set,
-            KvpOperation.DELETE: self._delete,
-            KvpOperation.ENUMERATE: self._enumerate,
-        }
+        self._is_prepared = False
+        self._prepare_at: float | None = None  # after it failed
 
-    @property
-    def counters(self) -> Counters:
-        return self._intake.counters
-
-    @property
-    def negotiated(self) -> Negotiated | None:
-        return self._intake.negotiated
-
-    @property
-    def last_error(self) -> Exception | None:
-        return self._intake.last_error
-
-    def receive(self, payload: bytes) -> Answer:
-        return self._intake.receive(payload, self._exchange)
-
-    def reset(self) -> None:
-        self._intake.negotiated = None
+    def adopt(self, fresh: Kvp) -> None:
+        self._store = inherited(fresh._store, self._store)
+        self._is_prepared, self._prepare_at = False, None
+        self._prepare()
 
     def deadline(self) -> float | None:
-        return None
+        at = self._prepare_at
+        return soonest(super().deadline(), None if at is None else max(0.0, at - self._monotonic()))
 
     def tick(self) -> None:
-        pass
+        self._prepare()
+        super().tick()
 
-    def _exchange(self, request: Request) -> Answer:
+    def decode(self, request: Request) -> KvpMessage:
         body = request.body
         operation, pool = header(body)
-        if operation in self._pair_operations:
-            return self._pairs(KvpOperation(operation), pool, request, self._monotonic() + PATIENCE)
+        decode = _PAIRS.get(operation)
+        if decode is not None:
+            try:
+                return decode(body)
+            except MessageError as error:
+                return Unreadable(operation, error)
+        if operation in (KvpOperation.GET_IP, KvpOperation.SET_IP):
+            return self._decode_ip(operation, pool, body)
+        raise UnknownOperationError(f"there is no KVP operation {operation}")
+
+    def _decode_ip(self, operation: int, pool: int, body: bytes) -> KvpMessage:
+        adapter, decode = kvp_ip.adapter, KvpIpInfo.decode
+        if self._is_binary:
+            from hvring.ic import kvp_ip_binary
+
+            adapter, decode = kvp_ip_binary.adapter, kvp_ip_binary.decode
+        # In a request for settings nothing but the adapter need make sense.
+        known = KvpIpInfo(operation, pool, adapter(body))
         if operation == KvpOperation.GET_IP:
-            return self._get_ip(request)
-        if operation == KvpOperation.SET_IP:
-            # Changing the network is nothing that a host may do unasked: refused, but with the truth about
-            # whether there is such an adapter.
-            known = self._store.adapter(kvp_ip.adapter(body))
-            return Reply(request.answer(Status.NOT_SUPPORTED if known else Status.NOT_FOUND))
-        self.counters.unknown_operation += 1
-        return Reply(request.answer(Status.NOT_SUPPORTED))
-
-    def _pairs(self, operation: KvpOperation, pool: int, request: Request, give_up_at: float) -> Answer:
-        """The four operations on pairs; whatever goes wrong, NO_MORE_ITEMS is what hosts know."""
+            return known
         try:
-            if pool > KvpPool.AUTO_INTERNAL:
-                raise LyingLengthError(f"there is no pool {pool}")
-            answer = self._pair_operations[operation](request.body)
-        except ShortMessageError:
-            raise
-        except MessageError:
-            self.counters.lying += 1
-        except (EffectError, ValueError) as error:
-            if isinstance(error, EffectBusyError) and self._monotonic() < give_up_at:
-                return Later(RETRY, lambda: self._pairs(operation, pool, request, give_up_at))
-            self._intake.note(error)
+            return decode(body)
+        except MessageError as error:
+            return UnusableSettings(known, error)
+
+    @property
+    def _is_binary(self) -> bool:
+        return self.negotiated is not None and self.negotiated.version >= kvp_ip.BINARY
+
+    def handle(self, message: KvpMessage) -> Result:
+        if isinstance(message, Unreadable):
+            if message.operation in _PAIRS and not isinstance(message.error, ShortMessageError):
+                raise UnusablePairError(str(message.error)) from message.error
+            raise message.error
+        if isinstance(message, KvpIpInfo):
+            return (
+                self._get_ip(message) if message.operation == KvpOperation.GET_IP else self._set_ip(message)
+            )
+        if isinstance(message, UnusableSettings):
+            return self._set_ip(message.known, message.error)
+        if not 0 <= message.pool <= KvpPool.AUTO_INTERNAL:
+            raise UnusablePairError(f"there is no pool {message.pool}")
+        match message:
+            case KvpGet():
+                return self._get(message)
+            case KvpSet():
+                return self._set(message)
+            case KvpDelete():
+                return self._delete(message)
+            case KvpEnumerate():
+                return self._enumerate(message)
+
+    def encode(self, request: Request, response: Response) -> bytes:
+        if isinstance(response.message, KvpIpInfo):
+            if self._is_binary:
+                from hvring.ic import kvp_ip_binary
+
+                body = kvp_ip_binary.with_adapter_of(request.body, kvp_ip_binary.encode(response.message))
+                return request.answer(response.status, body)
+            settings = response.message.encode()[SETTINGS:]
+            return request.answer(response.status, request.body[:SETTINGS] + settings)
+        return super().encode(request, response)
+
+    def refusal(self, error: Exception) -> int:
+        if isinstance(error, UnusablePairError):
+            return Status.NO_MORE_ITEMS
+        if isinstance(error, UnknownOperationError):
+            return Status.NOT_SUPPORTED
+        return super().refusal(error)
+
+    def _prepare(self) -> None:
+        """Make the store ready for other programs, as soon as that works; nobody here depends on it."""
+        now = self._monotonic()
+        if self._is_prepared or (self._prepare_at is not None and now < self._prepare_at):
+            return
+        self._is_prepared = self.attempt("making the pools", self._make_ready)
+        self._prepare_at = None if self._is_prepared else now + _PREPARE_AGAIN
+
+    def _make_ready(self) -> None:
+        stale = self._store.prepare()
+        if stale is None:
+            return
+        facts: Facts = {"was": stale.was, "now": stale.now, "emptied": stale.emptied}
+        if stale.emptied:
+            self.record(EventKind.CHANGED, str(stale), **facts)
         else:
-            if answer is not None:
-                return Reply(request.answer(body=answer))
-        return Reply(request.answer(Status.NO_MORE_ITEMS))
+            self.record_failure(
+                "knowing the pools", EffectError(str(stale), reason=Reason.STALE_POOLS), facts
+            )
 
-    # Each of these returns the answer's body, or None when there is no such pair.
+    def _get(self, asked: KvpGet) -> Result:
+        def answer(value: str | None) -> Response:
+            if value is None:
+                return _NOT_FOUND
+            return Response(message=KvpValue(asked.pool, asked.key, _shown(value, VALUE_FIELD)))
 
-    def _get(self, body: bytes) -> bytes | None:
-        asked = KvpGet.decode(body)
-        value = self._store.get(asked.pool, asked.key)
-        if value is None:
-            return None
-        return KvpValue(asked.pool, asked.key, text.cut(value, VALUE_FIELD)).encode()
+        if asked.pool == KvpPool.AUTO:  # what is listed can be got
+            made_up = dict(self._store.automatic()).get(asked.key)
+            if made_up is not None:
+                return answer(made_up)
+        return then(self._store.get(asked.pool, asked.key), answer)
 
-    def _set(self, body: bytes) -> bytes | None:
-        asked = KvpSet.decode(body)
-        self._store.set(asked.pool, asked.key, str(asked.value))
-        return b""
+    def _set(self, asked: KvpSet) -> Result:
+        def answer(_: None) -> Response:
+            self.tell(
+                EventKind.CHANGED,
+                f"the host set {asked.key!r} in pool {asked.pool}",
+                key=asked.key,
+                pool=int(asked.pool),
+            )
+            return Response()
 
-    def _delete(self, body: bytes) -> bytes | None:
-        asked = KvpDelete.decode(body)
-        return b"" if self._store.delete(asked.pool, asked.key) else None
+        return then(self._store.set(asked.pool, asked.key, str(asked.value)), answer)
 
-    def _enumerate(self, body: bytes) -> bytes | None:
-        asked = KvpEnumerate.decode(body)
+    def _delete(self, asked: KvpDelete) -> Result:
+        def answer(was_there: bool) -> Response:
+            if not was_there:
+                return _NOT_FOUND
+            self.tell(
+                EventKind.CHANGED,
+                f"the host deleted {asked.key!r} in pool {asked.pool}",
+                key=asked.key,
+                pool=int(asked.pool),
+            )
+            return Response()
+
+        return then(self._store.delete(asked.pool, asked.key), answer)
+
+    def _enumerate(self, asked: KvpEnumerate) -> Result:
+        def answer(pair: tuple[str, str] | None) -> Response:
+            if pair is None:
+                return _NOT_FOUND
+            # Other programs write pool files too, and their keys may be longer than the field: better cut than
+            # an end of the list before the items behind it.
+            key, value = _shown(pair[0], KEY_FIELD), _shown(pair[1], VALUE_FIELD)
+            return Response(message=KvpItem(asked.pool, asked.index, key, value))
+
         if asked.pool == KvpPool.AUTO:
             pairs = self._store.automatic()
-            pair = pairs[asked.index] if asked.index < len(pairs) else None
-        else:
-            pair = self._store.record(asked.pool, asked.index)
-        if pair is None:
-            return None
-        # Other programs write pool files too, and their keys may be longer than the field: better cut than
-        # an end of the list before the items behind it.
-        key, value = text.cut(pair[0], KEY_FIELD), text.cut(pair[1], VALUE_FIELD)
-        return KvpItem(asked.pool, asked.index, key, value).encode()
+            return answer(pairs[asked.index] if asked.index < len(pairs) else None)
+        return then(self._store.record(asked.pool, asked.index), answer)
 
-    def _get_ip(self, request: Request) -> Reply:
-        body = request.body
-        adapter = kvp_ip.adapter(body)
-        info = self._store.ip_info(adapter)
-        if info is None:
-            return Reply(request.answer(Status.FAIL))
-        settings = KvpIpInfo(
-            KvpOperation.GET_IP,
-            body[1],
-            adapter,
-            info.family,
-            int(info.dhcp),
-            text.cut(info.addresses, ADDRESS_FIELD),
-            text.cut(info.subnets, ADDRESS_FIELD),
-            text.cut(info.gateways, GATEWAY_FIELD),
-            text.cut(info.dns, ADDRESS_FIELD),
-        ).encode()
-        return Reply(request.answer(body=body[:SETTINGS] + settings[SETTINGS:]))
+    def _get_ip(self, asked: KvpIpInfo) -> Result:
+        info = self._store.ip_info(asked.adapter)
+        return Response(Status.FAIL) if info is None else Response(message=_settings(asked, info))
+
+    def _set_ip(self, asked: KvpIpInfo, unusable: MessageError | None = None) -> Result:
+        """Whatever the settings, the host hears the truth about whether there is such an adapter."""
+        facts: Facts = {
+            "adapter": asked.adapter,
+            "dhcp": bool(asked.dhcp),
+            "addresses": asked.addresses,
+            "subnets": asked.subnets,
+            "gateways": asked.gateways,
+            "dns": asked.dns,
+        }
+        what = "changing IP settings"
+
+        def refused(error: Exception) -> Response:
+            self.record_failure(what, error, facts, EventKind.REFUSED)
+            return Response(self.refusal(error))
+
+        def done(_: None) -> Response:
+            self.worked(what)
+            self.record(EventKind.CHANGED, f"the host changed the settings of {asked.adapter!r}", **facts)
+            return Response()
+
+        def go_on(step: Callable[[], Pending[None] | None]) -> Result:
+            try:
+                outcome = step()
+            except Exception as error:  # of an embedder's own, too
+                return refused(error)
+            if isinstance(outcome, Pending):
+                return Pending(lambda: go_on(outcome.resume), outcome.at, outcome.descriptor, outcome.cancel)
+            return done(outcome)
+
+        if not self._store.adapter(asked.adapter):
+            missing = f"there is no adapter {asked.adapter!r}"
+            return refused(EffectError(missing, Status.NOT_FOUND, Reason.BAD_REQUEST))
+        if unusable is not None:
+            broken = f"settings that cannot be read: {unusable}"
+            return refused(EffectError(broken, Status.INVALID_ARG, Reason.BAD_REQUEST))
+        wish = IpInfo(
+            asked.family, bool(asked.dhcp), asked.addresses, asked.subnets, asked.gateways, asked.dns
+        )
+        return go_on(lambda: self._store.set_ip(asked.adapter, wish))
+
+
+class KvpWithBinaryIp(Kvp):
+    """Agrees to message version 5.0 as well, which Linux does not: IP settings are binary then."""
+
+    versions: ClassVar[tuple[Version, ...]] = (kvp_ip.BINARY, *VERSIONS)
+
+
+_PAIRS: Final[dict[int, Callable[[bytes], Pair]]] = {
+    KvpOperation.GET: KvpGet.decode,
+    KvpOperation.SET: KvpSet.decode,
+    KvpOperation.DELETE: KvpDelete.decode,
+    KvpOperation.ENUMERATE: KvpEnumerate.decode,
+}
+
+
+def _shown(found: str, field: int) -> str:
+    """What fits the field, under the name by which a store finds it again."""
+    return text.cut(proper(found), field)
+
+
+def _settings(asked: KvpIpInfo, info: IpInfo) -> KvpIpInfo:
+    return KvpIpInfo(
+        KvpOperation.GET_IP,
+        asked.pool,
+        asked.adapter,
+        info.family,
+        int(info.dhcp),
+        text.cut(info.addresses, ADDRESS_FIELD),
+        text.cut(info.subnets, ADDRESS_FIELD),
+        text.cut(info.gateways, GATEWAY_FIELD),
+        text.cut(info.dns, ADDRESS_FIELD),
+    )

@@ -1,227 +1,529 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Backup: hold the file systems still, and never for longer than a bounded time (PROTOCOL §4.5)."""
+"""Backup: hold the file systems still, and never for longer than a bounded time (PROTOCOL §4.5).
+
+========  ======  ================
+state     event   step
+========  ======  ================
+idle      FREEZE  freeze
+freezing  FREEZE  wait
+freezing  THAW    break off
+freezing  reset   break off
+freezing  done    hold
+freezing  failed  forget
+freezing  held    give up
+freezing  time    break off
+frozen    THAW    thaw
+frozen    reset   thaw
+frozen    lost    lapse
+frozen    time    lapse
+thawing   FREEZE  thaw first
+thawing   THAW    wait
+thawing   done    thawed
+thawing   failed  thawed
+thawing   held    give up
+unthawed  FREEZE  thaw first
+unthawed  THAW    thaw
+unthawed  time    thaw
+lapsing   FREEZE  thaw first
+lapsing   THAW    confess
+lapsing   reset   disclose
+lapsing   done    lapsed
+lapsing   failed  lapsed
+lapsing   held    try again
+lapsing   time    lapse
+lapsed    FREEZE  freeze
+lapsed    THAW    confess
+lapsed    reset   forget
+========  ======  ================
+
+What is not in the table changes nothing; THAW is OK then.  A freezer may take its time (Pending): whoever has asked
+waits for the same work, and :meth:`Vss.tick` goes on with it when nobody waits.
+"""
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from enum import Enum
+from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
-from hvring.errors import EffectBusyError, EffectError
-from hvring.ic.frame import MessageType, Request, Status
-from hvring.ic.negotiate import Negotiated
-from hvring.ic.vss import FRAMEWORKS, MINIMUM, VERSIONS, VssFlags, VssOperation, VssRequest
-from hvring.services.intake import Intake, error_status
-from hvring.services.service import Answer, Counters, Later, Reply
+from hvring.errors import EffectError
+from hvring.events import EventKind
+from hvring.ic.frame import MessageType, Request
+from hvring.ic.unreadable import Unreadable
+from hvring.ic.vss import (
+    FRAMEWORKS,
+    MINIMUM,
+    NO_AUTO_RECOVERY,
+    VERSIONS,
+    VssFlags,
+    VssFreeze,
+    VssOperation,
+    VssRequest,
+)
+from hvring.pending import Pending, is_due, soonest
+from hvring.reasons import Obstacle, Reason
+from hvring.services.base import IntegrationService, Response, Result, error_status
+from hvring.status import Status
 
 if TYPE_CHECKING:
-    from hvring.guest.freezer import Freezer
+    from hvring.guest.freezer import Freezer, WatchedFreezer
+
+VssMessage = VssRequest | VssFlags | VssFreeze | Unreadable
 
 MAX_FROZEN: Final = 60.0  # seconds from the first file system that is frozen
-FREEZE_PATIENCE: Final = 90.0  # seconds for a freeze; the guardian allows itself less, and hosts wait longer
-THAW_PATIENCE: Final = 25.0  # seconds until a THAW is answered in any case; hosts wait for 30
-STEP: Final = 0.01  # seconds until the next look at a freeze or thaw that is under way
 RETRY: Final = 1.0  # seconds until the next attempt when a thaw failed
 
 _FLAGS_END: Final = 12
+_OK: Final = Response()
+_FAIL: Final = Response(Status.FAIL)
 
 
-class Vss:
+class BackupState(Enum):
+    """Where a backup is."""
+
+    IDLE = "idle"  # nothing is frozen
+    FREEZING = "freezing"  # some may be
+    FROZEN = "frozen"  # all are
+    THAWING = "thawing"  # and the host knows that the freeze is over
+    UNTHAWED = "unthawed"  # a thaw failed, which the host knows; it is tried again
+    # The freeze did not hold and is being thawed, until that works, which the host does not know.
+    LAPSING = "lapsing"
+    LAPSED = "lapsed"  # all is thawed, which the host does not know
+
+
+class BackupEvent(Enum):
+    """What the table of steps knows to happen."""
+
+    FREEZE = "FREEZE"  # from the host
+    THAW = "THAW"  # from the host
+    RESET = "reset"  # the channel's end: nobody waits any more
+    DONE = "done"  # what is under way
+    FAILED = "failed"  # what is under way; all is thawed
+    HELD = "held"  # what is under way has failed; something may be frozen
+    LOST = "lost"  # the freeze does not hold any more
+    TIME = "time"  # it was frozen for too long, or it is time to try again
+
+
+@runtime_checkable
+class KnowsObstacle(Protocol):
+    """A :class:`Freezer` that says why it is not ready."""
+
+    def obstacle(self) -> str | None:
+        """For people, best an Obstacle; None: it is ready."""
+        ...
+
+
+class Vss(IntegrationService[VssMessage]):
     """Freezes and thaws through a :class:`~hvring.guest.freezer.Freezer`.
 
-    ``capability_flags`` is what HOT_BACKUP answers at B+8; without it the host's bytes come back, as seen of
-    Linux.  A freeze that nobody ended within ``max_frozen`` seconds is ended by :meth:`tick`, and the THAW
-    that comes too late for it is answered FAIL: the backup did not happen inside the freeze.
-
-    A freezer that takes its time (EffectBusyError) is asked again, without holding up anybody else.  A freeze that
-    takes too long is broken off and answered FAIL; whatever breaks it off, :meth:`tick` sees to the thaw's end.
+    ``capability_flags`` is what HOT_BACKUP answers at B+8 when it answers OK; None: the host's own bytes, as seen of
+    Linux, which means to say 5 (PROTOCOL §4.5.2).  A freeze that nobody ended within ``max_frozen`` seconds, or that
+    the freezer has lost, is ended by :meth:`tick`, and the THAW that comes too late for it is answered FAIL: the backup
+    did not happen inside the freeze.  THAW is OK only when all is known to be thawed.  ValueError for a ``max_frozen``
+    that is no time above 0, and for flags that are no 32 bits.
     """
 
     name = "vss"
+    kind = MessageType.VSS
+    frameworks = FRAMEWORKS
+    versions = VERSIONS
+    minimum = MINIMUM
 
     def __init__(
         self,
         freezer: Freezer,
-        capability_flags: int | None = None,
+        capability_flags: int | None = NO_AUTO_RECOVERY,
         *,
         max_frozen: float = MAX_FROZEN,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__()
+        if not 0 < max_frozen < math.inf:
+            raise ValueError(f"max_frozen is {max_frozen}: a freeze needs an end")
+        if capability_flags is not None and not 0 <= capability_flags < 2**32:
+            raise ValueError(f"capability_flags are {capability_flags}: they have 32 bits")
         self._freezer = freezer
+        self._watched = _watched(freezer)
         self._capability_flags = capability_flags
         self._max_frozen = max_frozen
         self._monotonic = monotonic
-        self._freezing: _Effect | None = None  # what is under way: one of these two, or neither
-        self._thawing: _Effect | None = None
-        # When a freeze must end, or a thaw be gone on with; None while nothing is frozen or being thawed.
-        self._due: float | None = None
-        self._ended_early = False
-        self._intake = Intake(MessageType.VSS, FRAMEWORKS, VERSIONS, minimum=MINIMUM)
+        self._state = BackupState.IDLE
+        self._work: _Work | None = None  # what is under way
+        self._due: float | None = None  # when TIME happens
+        self._since: float | None = None  # when the first file system was frozen
+        self._held = 0.0
+        self._next: Vss | None = None  # whose settings are to be taken
+
+    def adopt(self, fresh: Vss) -> None:
+        """After the thaw, if something is frozen: what a freezer froze, only it can thaw."""
+        self._next = fresh
+        self._take_over()
+
+    # ------------------------------------------------------------------------- messages
+
+    def decode(self, request: Request) -> VssMessage:
+        return VssRequest.decode(request.body)
+
+    def handle(self, message: VssMessage) -> Result:
+        if isinstance(message, Unreadable):  # which is no reason to freeze, nor to end a freeze
+            raise message.error
+        operation = VssOperation.FREEZE if isinstance(message, VssFreeze) else message.operation
+        match operation:
+            case VssOperation.HOT_BACKUP:
+                return self._hot_backup()
+            case VssOperation.GET_DM_INFO:
+                return Response(message=VssFlags(operation))
+            case VssOperation.FREEZE:
+                return self._operate(BackupEvent.FREEZE)
+            case VssOperation.THAW:
+                return self._operate(BackupEvent.THAW)
+        if operation > VssOperation.QUERY_CLUSTER:
+            self.counters.unknown_operation += 1
+        return _OK  # nothing to do, and Linux says so to it
+
+    def encode(self, request: Request, response: Response) -> bytes:
+        # What is behind the flags is the host's, and comes back.
+        body = None if response.message is None else response.message.encode()[:_FLAGS_END]
+        return request.answer(response.status, body)
+
+    # ------------------------------------------------------------------------- what an agent sees
 
     @property
-    def counters(self) -> Counters:
-        return self._intake.counters
-
-    @property
-    def negotiated(self) -> Negotiated | None:
-        return self._intake.negotiated
-
-    @property
-    def last_error(self) -> Exception | None:
-        return self._intake.last_error
+    def state(self) -> BackupState:
+        """Where the backup is."""
+        return self._state
 
     @property
     def frozen(self) -> bool:
         """Whether this service holds a freeze, be it one that is not complete or being thawed."""
-        return self._due is not None
+        if self._state is BackupState.FREEZING:
+            return self._due is not None
+        return self._state not in (BackupState.IDLE, BackupState.LAPSED)
 
-    def receive(self, payload: bytes) -> Answer:
-        return self._intake.receive(payload, self._operate)
+    @property
+    def frozen_for(self) -> float | None:
+        """Seconds since the first file system was frozen; None while none is."""
+        return None if self._since is None else self._monotonic() - self._since
+
+    @property
+    def seconds_frozen(self) -> float:
+        """All freezes of this service together."""
+        return self._held + (self.frozen_for or 0.0)
+
+    @property
+    def quiet(self) -> bool:
+        return self._state not in (BackupState.IDLE, BackupState.LAPSED)
 
     def reset(self) -> None:
-        self._intake.negotiated = None
-        if self._thawing is None and (self._freezing is not None or self._due is not None):
-            self._begin_thaw("the channel was closed")
-        self._ended_early = False
+        super().reset()
+        if self._work is not None:
+            self._work.forget()
+        self._happen(BackupEvent.RESET)
 
     def deadline(self) -> float | None:
-        due = self._next()
-        return None if due is None else max(0.0, due - self._monotonic())
+        pending = None if self._work is None else self._work.pending
+        at = soonest(self._due, None if pending is None else pending.at)
+        return soonest(super().deadline(), None if at is None else max(0.0, at - self._monotonic()))
+
+    def watch(self) -> int:
+        if self._work is not None and self._work.pending is not None:
+            return self._work.pending.descriptor
+        if self._watched is not None and self._state is BackupState.FROZEN:
+            return self._watched.watch()
+        return -1
 
     def tick(self) -> None:
-        due = self._next()
-        if due is None or self._monotonic() < due:
+        super().tick()
+        self._go_on(by_the_clock=True)
+        self._look()
+        if self._due is not None and self._monotonic() >= self._due:
+            self._happen(BackupEvent.TIME)
+
+    # ------------------------------------------------------------------------- what happens
+
+    def _operate(self, asked: BackupEvent) -> Result:
+        self._look()
+        return self._happen(asked)
+
+    def _happen(self, event: BackupEvent) -> Result:
+        step = STEPS.get((self._state, event))
+        return _OK if step is None else step(self)
+
+    def _look(self) -> None:
+        """Whether a freeze still holds."""
+        if self._state is BackupState.FROZEN and self._watched is not None:
+            why = self._watched.lost()
+            if why is not None:
+                reason = why.reason if isinstance(why, Obstacle) else Reason.FREEZE_LOST
+                self.note("backup", EffectError(f"the freeze did not hold: {why}", reason=reason))
+                self._happen(BackupEvent.LOST)
+
+    def _enter(self, state: BackupState, due: float | None = None) -> None:
+        """``due``: seconds until TIME."""
+        self._state = state
+        self._due = None if due is None else self._monotonic() + due
+        if self._since is not None and not self.frozen:
+            self._held += self._monotonic() - self._since
+            self._since = None
+        self._take_over()
+
+    def _take_over(self) -> None:
+        fresh = self._next
+        if fresh is None or self._state not in (BackupState.IDLE, BackupState.LAPSED):
             return
-        if self._thawing is not None:
-            self._go_on_thawing(self._thawing)
-        else:
-            self._ended_early = self._freezing is None  # else FREEZE is answered FAIL
-            self._begin_thaw("it took too long")
+        # One that is not ready may know of a freeze that hangs, which a new one would try again.
+        if fresh._freezer.ready and not self._freezer.ready:
+            return
+        self._next = None
+        self._freezer, self._watched = fresh._freezer, fresh._watched
+        self._capability_flags, self._max_frozen = fresh._capability_flags, fresh._max_frozen
 
-    def _next(self) -> float | None:
-        """When :meth:`tick` has something to do."""
-        times = [self._due, None if self._freezing is None else self._freezing.give_up_at]
-        return min((at for at in times if at is not None), default=None)
+    def _is_ready(self) -> bool:
+        """False: why not is told."""
+        if self._freezer.ready:
+            self.worked("preparing a backup")
+            return True
+        words = self._freezer.obstacle() if isinstance(self._freezer, KnowsObstacle) else None
+        reason = words.reason if isinstance(words, Obstacle) else Reason.FAILED
+        self.note("preparing a backup", EffectError(words or "the freezer is not ready", reason=reason))
+        return False
 
-    def _operate(self, request: Request) -> Answer:
-        asked = VssRequest.decode(request.body)
-        match asked.operation:
-            case VssOperation.HOT_BACKUP:
-                return self._hot_backup(request)
-            case VssOperation.GET_DM_INFO:
-                return Reply(request.answer(body=VssFlags(asked.operation).encode()[:_FLAGS_END]))
-            case VssOperation.FREEZE:
-                return self._freeze(request, self._monotonic() + FREEZE_PATIENCE)
-            case VssOperation.THAW:
-                return self._thaw(request)
-        if asked.operation > VssOperation.QUERY_CLUSTER:
-            self.counters.unknown_operation += 1
-        return Reply(request.answer())  # nothing to do, and Linux says OK to it
-
-    def _hot_backup(self, request: Request) -> Reply:
-        if not self._freezer.ready:
-            return Reply(request.answer(Status.FAIL))
+    def _hot_backup(self) -> Response:
+        self._take_over()
+        if not self._is_ready():
+            return _FAIL
         if self._capability_flags is None:
-            return Reply(request.answer())
-        flags = VssFlags(VssOperation.HOT_BACKUP, self._capability_flags).encode()[:_FLAGS_END]
-        return Reply(request.answer(body=flags))
+            return _OK
+        return Response(message=VssFlags(VssOperation.HOT_BACKUP, self._capability_flags))
 
-    def _freeze(self, request: Request, give_up_at: float) -> Answer:
-        if self._thawing is not None:  # of the freeze before: first things first
-            self._go_on_thawing(self._thawing)
-            if self._thawing is not None:
-                if self._monotonic() >= give_up_at:
-                    return Reply(request.answer(Status.FAIL))
-                return Later(STEP, lambda: self._freeze(request, give_up_at))
-        if self._freezing is None:
-            if self._due is not None:
-                return Reply(request.answer())  # and the first freeze's time goes on
-            self._ended_early = False
-            if not self._freezer.ready:
-                return Reply(request.answer(Status.FAIL))
-            self._freezing = _Effect(give_up_at)
-        return self._await_freeze(request, self._freezing)
+    # ------------------------------------------------------------------------- work that takes its time
 
-    def _await_freeze(self, request: Request, freeze: _Effect) -> Answer:
-        if freeze is self._freezing:
-            self._go_on_freezing(freeze)
-        if freeze is self._freezing:
-            return Later(STEP, lambda: self._await_freeze(request, freeze))
-        return Reply(request.answer(freeze.status))
+    def _begin(self, what: str, effect: Callable[[], Pending[None] | None]) -> _Work:
+        self._work = work = _Work(what)
+        self._drive(work, effect)
+        return work
 
-    def _thaw(self, request: Request) -> Answer:
-        late, self._ended_early = self._ended_early, False
-        thaw = self._thawing
-        if thaw is None:
-            if self._freezing is None and self._due is None:
-                return Reply(request.answer(Status.FAIL if late else Status.OK))
-            thaw = self._begin_thaw("the host thawed before it was complete")
-        return self._await_thaw(request, thaw, late, self._monotonic() + THAW_PATIENCE)
-
-    def _await_thaw(self, request: Request, thaw: _Effect, late: bool, give_up_at: float) -> Answer:
-        if thaw is self._thawing:
-            self._go_on_thawing(thaw)
-        if thaw is self._thawing:
-            if self._monotonic() >= give_up_at:
-                return Reply(request.answer(Status.FAIL))  # and tick() goes on
-            return Later(STEP, lambda: self._await_thaw(request, thaw, late, give_up_at))
-        return Reply(request.answer(thaw.status or (Status.FAIL if late else Status.OK)))
-
-    def _go_on_freezing(self, freeze: _Effect) -> None:
-        try:
-            self._freezer.freeze()
-            self._freezing = None
-        except EffectBusyError:
-            if self._monotonic() >= freeze.give_up_at:
-                self._begin_thaw("it took too long")
-        except Exception as error:
-            self._fail(freeze, error)
-            self._freezing = None
-            if self._freezer.frozen:
-                self._begin_thaw("it failed")
-        finally:
-            if self._thawing is None:
-                self._watch()
-
-    def _watch(self) -> None:
-        """Note the time of the first file system that is frozen, or forget it."""
-        if not self._freezer.frozen:
-            self._due = None
-        elif self._due is None:
-            self._due = self._monotonic() + self._max_frozen
-
-    def _begin_thaw(self, why: str) -> _Effect:
-        """Thaw, and break off a freeze that is under way."""
-        if self._freezing is not None:
-            self._fail(self._freezing, EffectError(f"the freeze was broken off: {why}"))
-            self._freezing = None
-        self._thawing = thaw = _Effect(self._monotonic() + THAW_PATIENCE)
-        self._go_on_thawing(thaw)
-        return thaw
-
-    def _go_on_thawing(self, thaw: _Effect) -> None:
-        now = self._monotonic()
-        self._due = now + RETRY  # unless it works now
-        try:
-            self._freezer.thaw()
-        except EffectBusyError:
-            if now < thaw.give_up_at:
-                self._due = now + STEP
+    def _go_on(self, by_the_clock: bool = False) -> None:
+        work = self._work
+        if work is None or work.pending is None:
             return
-        except Exception as error:
-            self._fail(thaw, error)
-        self._thawing = None
-        if not self._freezer.frozen:
-            self._due = None
+        # Whoever waits for an answer waits for this descriptor, too, and must find it as it is.
+        only_time = by_the_clock and work.is_waited_for
+        now = self._monotonic()
+        if now >= work.pending.at if only_time else is_due(work.pending, now):
+            self._drive(work, work.pending.resume)
 
-    def _fail(self, effect: _Effect, error: Exception) -> None:
-        effect.status = error_status(error)
-        self._intake.note(error)
+    def _drive(self, work: _Work, step: Callable[[], Pending[None] | None]) -> None:
+        work.pending = None
+        try:
+            work.pending = step()
+        except Exception as error:  # a freezer may be an embedder's own code
+            work.error = error
+        if work.pending is None:
+            self._work = None
+            self._end(work)
+        elif self._state is BackupState.FREEZING and self._due is None and self._freezer.frozen:
+            self._since = self._monotonic()
+            self._due = self._since + self._max_frozen
+
+    def _end(self, work: _Work) -> None:
+        if work.error is None:
+            self.worked(work.what)
+            self._happen(BackupEvent.DONE)
+            return
+        is_held = self._freezer.frozen
+        if is_held or self._state is not BackupState.LAPSING:  # that it did not hold was said before
+            self.note(work.what, work.error)
+        self._happen(BackupEvent.HELD if is_held else BackupEvent.FAILED)
+
+    def _await(self, work: _Work, verdict: Callable[[], Result]) -> Result:
+        if work.pending is None:
+            return verdict()
+
+        def resume() -> Response | Pending[Response | None] | None:
+            self._go_on()
+            return self._await(work, verdict)
+
+        work.is_waited_for = True
+        return Pending(resume, work.pending.at, work.pending.descriptor, work.forget)
+
+    # ------------------------------------------------------------------------- the steps of the table
+
+    def _freeze(self) -> Result:
+        self._take_over()
+        if not self._is_ready():
+            self._enter(BackupState.IDLE)
+            return _FAIL
+        self.tell(EventKind.ASKED, "freeze")
+        self._enter(BackupState.FREEZING)
+        return self._wait_for(self._begin("freeze", self._freezer.freeze))
+
+    def _wait(self) -> Result:
+        return _FAIL if self._work is None else self._wait_for(self._work)
+
+    def _wait_for(self, work: _Work) -> Result:
+        return self._await(
+            work, lambda: Response(Status.OK if work.error is None else error_status(work.error))
+        )
+
+    def _hold(self) -> Result:
+        due, self._state = self._due, BackupState.FROZEN
+        self._since = self._monotonic() if self._since is None else self._since
+        self._due = self._monotonic() + self._max_frozen if due is None else due
+        self.worked("backup")  # so that it is news when this one is lost
+        self.tell(EventKind.FROZEN, "" if self._watched is None else self._watched.summary)
+        return None
+
+    def _thaw(self) -> Result:
+        self._enter(BackupState.THAWING)
+        return self._wait_for(self._begin("thaw", self._freezer.thaw))
+
+    def _break_off(self) -> Result:
+        freeze, self._work = self._work, None
+        if freeze is not None:
+            pending, freeze.pending = freeze.pending, None
+            freeze.error = EffectError(
+                "the freeze was broken off before it was complete", reason=Reason.FREEZE_BROKEN_OFF
+            )
+            self.note(freeze.what, freeze.error)
+            if pending is not None:
+                pending.cancel()
+        return self._thaw()
+
+    def _lapse(self) -> Result:
+        if self._due is not None and self._monotonic() >= self._due and self._state is BackupState.FROZEN:
+            words = f"nobody ended the freeze within {self._max_frozen:g} seconds"
+            self.note("backup", EffectError(words, reason=Reason.FREEZE_EXPIRED))
+        self._enter(BackupState.LAPSING)
+        self._begin("thaw", self._freezer.thaw)
+        return None
+
+    def _try_again(self) -> Result:
+        self._enter(self._state, RETRY)
+        return None
+
+    def _give_up(self) -> Result:
+        self._enter(BackupState.UNTHAWED, RETRY)
+        return None
+
+    def _thawed(self) -> Result:
+        self._enter(BackupState.IDLE)
+        self.tell(EventKind.THAWED)
+        return None
+
+    def _lapsed(self) -> Result:
+        self._enter(BackupState.LAPSED)
+        self.tell(EventKind.THAWED, "before the host asked for it")
+        return None
+
+    def _forget(self) -> Result:
+        self._enter(BackupState.IDLE)
+        return None
+
+    def _confess(self) -> Result:
+        """The host hears that the freeze did not hold, and from here on knows."""
+        if self._state is BackupState.LAPSED:
+            self._enter(BackupState.IDLE)
+            return _FAIL
+        self._disclose()
+        return _FAIL if self._work is None else self._await(self._work, lambda: _FAIL)
+
+    def _disclose(self) -> Result:
+        """What is under way goes on, and is begun if it is not; there is nothing to keep back any more."""
+        self._enter(BackupState.THAWING)
+        if self._work is None:
+            self._begin("thaw", self._freezer.thaw)
+        return None
+
+    def _thaw_first(self) -> Result:
+        """A freeze is never answered by what is left of another one."""
+        self._disclose()
+        if self._work is None:
+            return self._freeze_if_idle()
+        return self._await(self._work, self._freeze_if_idle)
+
+    def _freeze_if_idle(self) -> Result:
+        return self._freeze() if self._state is BackupState.IDLE else _FAIL
 
 
-class _Effect:
-    """A freeze or thaw, which may be under way for a while, and what the requests that wait for it are told then."""
+def _watched(freezer: Freezer) -> WatchedFreezer | None:
+    """The same, if it can tell more than it must."""
+    can = all(hasattr(freezer, name) for name in ("summary", "lost", "watch"))
+    return cast("WatchedFreezer", freezer) if can else None
 
-    def __init__(self, give_up_at: float) -> None:
-        self.give_up_at = give_up_at
-        self.status: int = Status.OK
+
+class _Work:
+    """A freeze or thaw, which may be under way for a while, and what those who wait for it are told then."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.pending: Pending[None] | None = None
+        self.error: Exception | None = None
+        self.is_waited_for = False
+
+    def forget(self) -> None:
+        """Nobody waits for the answer any more."""
+        self.is_waited_for = False
+
+
+Step = Callable[[Vss], Result]
+
+
+def _rows(state: BackupState, **steps: Step) -> dict[tuple[BackupState, BackupEvent], Step]:
+    return {(state, BackupEvent[name]): step for name, step in steps.items()}
+
+
+STEPS: Final[dict[tuple[BackupState, BackupEvent], Step]] = {
+    **_rows(BackupState.IDLE, FREEZE=Vss._freeze),
+    **_rows(
+        BackupState.FREEZING,
+        FREEZE=Vss._wait,
+        THAW=Vss._break_off,
+        RESET=Vss._break_off,
+        DONE=Vss._hold,
+        FAILED=Vss._forget,
+        HELD=Vss._give_up,
+        TIME=Vss._break_off,
+    ),
+    **_rows(
+        BackupState.FROZEN,
+        THAW=Vss._thaw,
+        RESET=Vss._thaw,
+        LOST=Vss._lapse,
+        TIME=Vss._lapse,
+    ),
+    **_rows(
+        BackupState.THAWING,
+        FREEZE=Vss._thaw_first,
+        THAW=Vss._wait,
+        DONE=Vss._thawed,
+        FAILED=Vss._thawed,
+        HELD=Vss._give_up,
+    ),
+    **_rows(BackupState.UNTHAWED, FREEZE=Vss._thaw_first, THAW=Vss._thaw, TIME=Vss._thaw),
+    **_rows(
+        BackupState.LAPSING,
+        FREEZE=Vss._thaw_first,
+        THAW=Vss._confess,
+        RESET=Vss._disclose,
+        DONE=Vss._lapsed,
+        FAILED=Vss._lapsed,
+        HELD=Vss._try_again,
+        TIME=Vss._lapse,
+    ),
+    **_rows(BackupState.LAPSED, FREEZE=Vss._freeze, THAW=Vss._confess, RESET=Vss._forget),
+}
+
+
+def table() -> str:
+    """The steps, for people."""
+    lines = [
+        "========  ======  ================",
+        "state     event   step",
+        "========  ======  ================",
+    ]
+    for (state, event), step in STEPS.items():
+        lines.append(f"{state.value:8}  {event.value:6}  {step.__name__.strip('_').replace('_', ' ')}")
+    return "\n".join([*lines, lines[0]])

@@ -8,14 +8,15 @@ came from is written down before anything is changed, in a file that is gone aft
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
-from hvring.transport import kernels
+from hvring.transport import file_lock, kernels
+from hvring.transport.confidential import technology
 from hvring.transport.errors import (
     BindFailedError,
     BindRefusedError,
@@ -26,18 +27,21 @@ from hvring.transport.errors import (
     DriverMissingError,
 )
 from hvring.transport.modules import load_module
-from hvring.transport.sysfs import OPENED, UIO_DRIVER, Bus, Device
+from hvring.transport.sysfs import OPENED, UIO_DRIVER, UTILS_DRIVER, Bus, Device
+from hvring.transport.unclaimed import is_unclaimed
+from hvring.vmbus import BY_NAME
 from hvring.vmbus.classes import MAY_HOLD_DISKS, NETWORK
 
 STATE: Final = "/run/hvring"
-_USUAL_DRIVER: Final = "hv_utils"  # of all services, file copy on kernels from 6.10 on excepted
+_USUAL_DRIVER: Final = UTILS_DRIVER  # of all services, file copy on kernels from 6.10 on excepted
 _ENOTSUPP: Final = 524  # the kernel's own, without a name in user space
 
 
 class Binder:
     """Binds and unbinds devices of ``bus``; ``state``: the directory with the file of origins.
 
-    ``load``: loads a kernel module; False if it could not. ``kernel``: what to assume of this kernel.
+    ``load``: loads a kernel module; False if it could not. ``kernel``: what to assume of this kernel. ``isolation``:
+    what isolates this VM from its host, or None. ``lock_timeout``: seconds to wait for another process that binds.
     """
 
     def __init__(
@@ -47,11 +51,15 @@ class Binder:
         state: str | os.PathLike[str] = STATE,
         load: Callable[[str], bool] = load_module,
         kernel: kernels.Kernel | None = None,
+        isolation: Callable[[], str | None] | None = None,
+        lock_timeout: float = 10.0,
     ) -> None:
         self.bus: Final = bus or Bus()
         self._state: Final = os.fspath(state)
         self._load = load
         self._kernel = kernel or kernels.running()
+        self._isolation = isolation or partial(technology, self.bus.sysfs, self.bus.dev)
+        self._lock_timeout = lock_timeout
 
     def bind(self, name: str, *, force: bool = False) -> Device:
         """Give the device to uio_hv_generic; the device as it is then. Nothing is done if it is there already.
@@ -95,19 +103,32 @@ class Binder:
         """The instance GUIDs of all devices that :meth:`bind` took, also in other processes and before a crash."""
         return list(self._read())
 
+    def is_unclaimed(self, name: str) -> bool:
+        """Whether nobody loses this service when it is bound: hv_utils is there, and does not drive it."""
+        device = self.bus.read(BY_NAME[name].instance_guid)
+        return device is not None and is_unclaimed(device, self.bus, self._kernel)
+
     def _refuse(self, device: Device, force: bool) -> None:
+        isolation = self._isolation()
+        if isolation is not None:
+            raise BindRefusedError(
+                f"this VM is confidential ({isolation}): {device.title} stays with the kernel's driver, which is "
+                "hardened against the host"
+            )
         if device.class_guid in MAY_HOLD_DISKS:
             raise BindRefusedError(f"{device.title} may hold this machine's disks: hvring does not take it")
         if device.class_guid == NETWORK and not self._other_adapters(device):
             raise BindRefusedError("this is the only network adapter: add another one to the VM first")
-        if not self._kernel.takes_services and device.monitor_id is None:
+        # Where hv_utils is there and leaves file copy, the kernel has what came with that, whatever its number.
+        takes = self._kernel.takes_services or is_unclaimed(device, self.bus, self._kernel)
+        if not takes and device.monitor_id is None:
             raise BindRefusedError(
                 f"kernel {self._kernel.name} cannot give {device.title} to user space: 6.10 or newer is needed"
             )
         if self._kernel.may_panic and not force:
             raise BindRefusedError(
-                f"kernel {self._kernel.name} may panic with {UIO_DRIVER} (Debian bug 1120602): install a newer "
-                "one, or insist with --force"
+                f"kernel {self._kernel.name} may panic with {UIO_DRIVER} (Debian bug 1120602): install "
+                f"{self._kernel.cured_by} or newer, or insist with --force"
             )
 
     def _other_adapters(self, device: Device) -> list[str]:
@@ -133,7 +154,7 @@ class Binder:
     def _take(self, device: Device) -> None:
         path = self.bus.path(device.instance)
         self._write(f"{path}/driver_override", UIO_DRIVER, device)
-        # a module that was loaded just now may have taken it in the meantime
+        # A module that was loaded just now may have taken it in the meantime.
         driver = (self.bus.read(device.instance) or device).driver
         if driver == UIO_DRIVER:
             return
@@ -186,7 +207,11 @@ class Binder:
         except OSError as error:
             raise _denied(error, self._state) from error
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Not waited for without end: a kernel may keep who binds for as long as a daemon keeps the device.
+            if not file_lock.lock(lock, self._lock_timeout):
+                raise DeviceBusyError(
+                    f"another program is binding devices and does not come to an end ({self._state}/lock)"
+                )
             yield self._read()
         finally:
             os.close(lock)

@@ -2,7 +2,9 @@
 """The datagrams of the virtual endpoint and the descriptors that travel with them; no waiting, no mapping.
 
 The guest sends ``{"hvring": 1, "open": "<service name or class GUID>"}``; the host answers with an offer
-and three descriptors, or with ``{"hvring": 1, "error": "<why>"}``. Unknown keys are ignored on both sides,
+and three descriptors, or with ``{"hvring": 1, "error": "<why>"}``. The memory must be a memfd of ordinary pages
+that is sealed against shrinking, or can be: the guest adds the seal. Both eventfds are counters, not
+semaphores (PROTOCOL §9). Unknown keys are ignored on both sides,
 so that either end may grow. Two keys are additions that both ends may leave out: a request's ``"wait":
 true`` asks the host to hold its answer until the service is offered and free, and a refusal's ``"retry":
 false`` says that asking again is useless.
@@ -17,14 +19,14 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from hvring.errors import EndpointError
+from hvring.vmbus.guids import normal_guid
 
 VERSION: Final = 1
 MAX_DATAGRAM: Final = 4096
 DESCRIPTORS: Final = 3  # ring memory, guest-to-host event, host-to-guest event
 PAGE: Final = 4096
-MAX_RING_SIZE: Final = (
-    1 << 28
-)  # far above any kernel's choice (PROTOCOL §1.5) and far below the 32-bit indices
+# Far above any kernel's choice (PROTOCOL §1.5) and far below the 32-bit indices.
+MAX_RING_SIZE: Final = 1 << 28
 
 
 class EndpointUnavailableError(EndpointError):
@@ -39,6 +41,7 @@ class OpenRequest:
     wait: bool = False
 
     def encode(self) -> bytes:
+        """The datagram."""
         fields: dict[str, Any] = {"hvring": VERSION, "open": self.service}
         if self.wait:
             fields["wait"] = True
@@ -64,6 +67,7 @@ class OfferReply:
     ring_size: int
 
     def encode(self) -> bytes:
+        """The datagram, without the descriptors that go with it."""
         fields = {
             "hvring": VERSION,
             "class": self.class_guid,
@@ -91,11 +95,6 @@ def refusal(reason: str, *, retry: bool = True) -> bytes:
     return json.dumps(fields).encode()
 
 
-def normal_guid(text: str) -> str:
-    """Lower case without braces, as everywhere in hvring; text that is no GUID only loses its case."""
-    return text.strip("{}").lower()
-
-
 def checked_ring_size(fields: dict[str, Any]) -> int:
     """The key ``ring_size``: pages, with room for a control page and some data (PROTOCOL §2.1)."""
     size = fields.get("ring_size")
@@ -118,13 +117,12 @@ def receive_offer(connection: socket.socket) -> tuple[bytes, list[int]]:
         connection, MAX_DATAGRAM, DESCRIPTORS + 1, socket.MSG_CMSG_CLOEXEC | socket.MSG_DONTWAIT
     )
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+        came = len(descriptors)
         close_all(descriptors)
-        what = (
-            "datagram is longer than"
-            if flags & socket.MSG_TRUNC
-            else "datagram brings too many descriptors for"
-        )
-        raise EndpointError(f"the host's {what} the endpoint's rules")
+        if not flags & socket.MSG_TRUNC and came <= DESCRIPTORS:
+            raise EndpointUnavailableError("this process has no room for the descriptors of the host's offer")
+        what = "is longer than" if flags & socket.MSG_TRUNC else "brings too many descriptors for"
+        raise EndpointError(f"the host's datagram {what} the endpoint's rules")
     return data, descriptors
 
 

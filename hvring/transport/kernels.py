@@ -8,14 +8,63 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 Release = tuple[int, int, int]
 
 _MIB: Final = 1 << 20
-# b15b7d2a1b09 without d062463edf17: 6.12.57 was reported; its neighbours are inferred from the dates of the backports
-_PANICS: Final = ((6, 12, 54), (6, 12, 59))
+_MASK_LEFT_ALONE: Final = (6, 17, 3)  # b15b7d2a1b09, on the way to 6.18
+
+
+@dataclass(frozen=True, slots=True)
+class _Backports:
+    """The patch levels of one stable series that got b15b7d2a1b09 first, and d062463edf17, which it needs, first."""
+
+    mask: int
+    cure: int
+
+
+# ``mask``: the fixed versions of CVE-2025-40048. ``cure``: the first review list of the stable team that has the
+# patch (5.4: the patch of 2025-12-01, in the only release after 5.4.301). Later series had d062463edf17 before.
+_SERIES: Final[Mapping[tuple[int, int], _Backports]] = MappingProxyType(
+    {
+        (5, 4): _Backports(301, 302),
+        (5, 10): _Backports(246, 247),
+        (5, 15): _Backports(195, 197),
+        (6, 1): _Backports(156, 159),
+        (6, 6): _Backports(112, 118),
+        (6, 12): _Backports(53, 59),
+    }
+)
+
+
+# First release, first release without it, what goes wrong.  Where upstream is named, distributions may differ.
+_UNCHECKED: Final = (
+    (0, 0, 0),
+    (5, 12, 0),
+    "does not check the lengths of what the host sends before it hands it out.",
+)
+_UTILS_FAULTS: Final[Mapping[str, tuple[tuple[Release, Release, str], ...]]] = MappingProxyType(
+    {
+        "kvp": (
+            _UNCHECKED,
+            ((0, 0, 0), (5, 1, 0), "hands out 32-bit numbers from 2147483648 on as negative ones."),
+        ),
+        "vss": (
+            _UNCHECKED,
+            (
+                (0, 0, 0),
+                (5, 6, 0),
+                "tells nobody to thaw when it hibernates; hvring thaws in time by itself.",
+            ),
+            ((5, 14, 0), (5, 14, 15), "may lose FREEZE of hosts that send more than a page: update it."),
+        ),
+        "fcopy": (_UNCHECKED,),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +80,41 @@ class Kernel:
         return self.release >= (6, 10, 0)
 
     @property
+    def serves_fcopy(self) -> bool:
+        """Whether hv_utils has a driver for file copy; newer kernels leave it to hv_fcopy_uio_daemon."""
+        return self.release < (6, 10, 0)
+
+    @property
     def may_panic(self) -> bool:
         """Whether an interrupt on a sub-channel ends this kernel (Debian bug 1120602)."""
-        return _PANICS[0] <= self.release <= _PANICS[1]
+        series = self._backports
+        return series is not None and series.mask <= self.release[2] < series.cure
+
+    @property
+    def cured_by(self) -> str | None:
+        """The first release of this series that does not panic any more; None if none of it ever did."""
+        series = self._backports
+        return None if series is None else "{}.{}.{}".format(*self.release[:2], series.cure)
 
     @property
     def masks_itself(self) -> bool:
         """Whether the driver changes the interrupt mask behind user space; the channel finds out by itself."""
-        return self.release < _PANICS[0] or (6, 13, 0) <= self.release < (6, 17, 5)
+        series = self._backports
+        return self.release[2] < series.mask if series else self.release < _MASK_LEFT_ALONE
+
+    @property
+    def _backports(self) -> _Backports | None:
+        return _SERIES.get(self.release[:2])
+
+    @property
+    def utils_faults(self) -> dict[str, list[str]]:
+        """What hv_utils of this release gets wrong for who serves over its devices, by service (PROTOCOL §10.5)."""
+        return {
+            service: [
+                f"Kernel {self.name} {fault}" for first, last, fault in faults if first <= self.release < last
+            ]
+            for service, faults in _UTILS_FAULTS.items()
+        }
 
     def memory_per_service(self, ring_size: int) -> int:
         """Bytes that one bound service costs; ``ring_size`` is that of one ring."""
@@ -47,14 +123,24 @@ class Kernel:
 
 
 def running(proc: str | os.PathLike[str] = "/proc") -> Kernel:
-    """The kernel that runs here; Ubuntu's own name hides the upstream release, /proc/version_signature has it."""
+    """The kernel that runs here.
+
+    The names of Ubuntu's and Debian's kernels hide the upstream release (``6.1.0-41-amd64`` is 6.1.158); their files
+    ``version_signature`` and ``version`` have it.
+    """
     name = os.uname().release
-    try:
-        with open(os.path.join(proc, "version_signature"), encoding="ascii") as file:
-            upstream = file.read().split()[-1]
-    except (OSError, IndexError):
-        upstream = name
-    return Kernel(name, parse(upstream))
+    for file_name, pattern in (
+        ("version_signature", r"(\S+)\s*$"),
+        ("version", r"#.*\bDebian (\d+\.\d+\.\d+)"),
+    ):
+        try:
+            with open(os.path.join(proc, file_name), encoding="utf-8", errors="replace") as file:
+                found = re.search(pattern, file.read())
+        except OSError:
+            continue
+        if found is not None and parse(found[1]) != (0, 0, 0):
+            return Kernel(name, parse(found[1]))
+    return Kernel(name, parse(name))
 
 
 def parse(text: str) -> Release:

@@ -4,25 +4,36 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
 import stat
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
+from typing import Final
 
 from hvring.errors import EndpointError
+from hvring.transport import file_lock
+
+_LOCK_TIMEOUT: Final = 1.0  # seconds; a host holds the lock for a millisecond
 
 
 class Listener:
-    """A listening, non-blocking Unix socket at ``path``, mode 0600; closing it removes the path.
+    """A listening, non-blocking Unix socket at ``path``; closing it removes the path.
 
-    Raises EndpointError when another process listens there, when something else is in the way, and when the
-    directory cannot be written.
+    ``group``: a number that the path belongs to; None: this process's.  Raises EndpointError when another process
+    listens there, when something else is in the way, and when the directory cannot be written.
     """
 
-    def __init__(self, path: str | os.PathLike[str], kind: socket.SocketKind) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        kind: socket.SocketKind,
+        *,
+        mode: int = 0o600,
+        group: int | None = None,
+    ) -> None:
         self.path = os.fspath(path)
         self.socket = socket.socket(socket.AF_UNIX, kind)
         try:
@@ -32,7 +43,9 @@ class Listener:
                 for name in (self.path, unborn):
                     _remove_stale(name, kind)
                 self.socket.bind(unborn)
-                os.chmod(unborn, 0o600)
+                if group is not None:
+                    os.chown(unborn, -1, group)
+                os.chmod(unborn, mode)
                 self.socket.listen(64)
                 os.rename(unborn, self.path)  # whoever sees the path can connect to it
                 self._identity = _identity(self.path)
@@ -44,7 +57,10 @@ class Listener:
             raise
 
     def close(self) -> None:
-        """Stop listening and remove the path, unless somebody put another file there. May be called twice."""
+        """Stop listening and remove the path, unless somebody put another file there or keeps the directory locked.
+
+        May be called twice.
+        """
         if self.socket.fileno() < 0:
             return
         self.socket.close()
@@ -81,22 +97,33 @@ def _remove_stale(path: str, kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_UNIX, kind) as probe:
         probe.setblocking(False)
         result = probe.connect_ex(path)
+        who = f" (process {_pid_of(probe)})" if result == 0 else ""
     if result == errno.ECONNREFUSED:
         os.unlink(path)
     elif result == errno.EACCES:
         raise EndpointError(f"{path} belongs to somebody else")
-    elif (
-        result != errno.ENOENT
-    ):  # connected, or its queue is full (EAGAIN), or it is of another kind (EPROTOTYPE)
-        raise EndpointError(f"another process listens on {path}: stop it, or choose another path")
+    # Connected, or its queue is full (EAGAIN), or it is of another kind (EPROTOTYPE).
+    elif result != errno.ENOENT:
+        raise EndpointError(f"another process listens on {path}{who}: stop it, or choose another path")
+
+
+def _pid_of(connected: socket.socket) -> int:
+    """Of the process that listens."""
+    size = struct.calcsize("=iII")
+    pid, _, _ = struct.unpack("=iII", connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
+    return int(pid)
 
 
 @contextmanager
 def _directory_lock(path: str) -> Iterator[None]:
-    """Two hosts that start at the same time must not each take the other's new socket for a stale one."""
+    """Two hosts that start at the same time must not each take the other's new socket for a stale one.
+
+    Whoever may list the directory can lock it, and for as long as it likes: BlockingIOError after ``_LOCK_TIMEOUT``.
+    """
     descriptor = os.open(os.path.dirname(path) or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if not file_lock.lock(descriptor, _LOCK_TIMEOUT):
+            raise BlockingIOError(errno.EAGAIN, "another program keeps its directory locked")
         yield
     finally:
         os.close(descriptor)

@@ -27,11 +27,6 @@ def load_module(name: str) -> bool:
     return done.returncode == 0
 
 
-def loaded(name: str, sysfs: str | os.PathLike[str] = "/sys") -> bool:
-    """Whether the module is in the kernel, built in or loaded."""
-    return os.path.isdir(os.path.join(sysfs, "module", name))
-
-
 def available(name: str, release: str, modules: str | os.PathLike[str] = "/lib/modules") -> bool | None:
     """Whether the module could be loaded; None if this kernel's list of modules cannot be read."""
     found = None
@@ -43,3 +38,30 @@ def available(name: str, release: str, modules: str | os.PathLike[str] = "/lib/m
             continue
         found = bool(found) or f"/{name}.ko" in text or f"/{name.replace('_', '-')}.ko" in text
     return found
+
+
+def claims(
+    name: str, class_guid: str, release: str, modules: str | os.PathLike[str] = "/lib/modules"
+) -> bool | None:
+    """Whether the module says that it drives this class of VMBus devices; None if that is not to be found out."""
+    alias = _alias(class_guid)
+    said = set()
+    for index, before, after in (
+        ("modules.alias", "alias ", f" {name}\n"),
+        ("modules.builtin.modinfo", f"{name}.alias=", "\0"),
+    ):
+        try:
+            with open(os.path.join(modules, release, index), encoding="utf-8", errors="replace") as file:
+                text = file.read()
+        except OSError:
+            continue
+        if f"{before}vmbus:" in text and after in text:
+            said.add(f"{before}{alias}{after}" in text)
+    return None if not said else True in said
+
+
+def _alias(class_guid: str) -> str:
+    """A class as modules name it: the GUID's bytes as they are in memory."""
+    first, second, third, *rest = class_guid.split("-")
+    swapped = (bytes.fromhex(part)[::-1].hex() for part in (first, second, third))
+    return f"vmbus:{''.join([*swapped, *rest])}"

@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import FileIO
-from typing import Final
 
 from hvring.channel import Channel, MonitorDoorbell, UioDoorbell
 from hvring.transport.errors import (
     DeviceBusyError,
     DeviceError,
+    DeviceFaultError,
     DeviceNotFoundError,
     DevicePermissionError,
     DeviceUnavailableError,
@@ -35,10 +35,8 @@ from hvring.transport.errors import (
     NotBoundError,
 )
 from hvring.transport.sysfs import NO_MONITOR, OPENED, UIO_DRIVER, Bus, Device, read_number
-from hvring.transport.uio import RECHECK_EVERY
+from hvring.transport.uio_channel import INTERRUPT_MASK, channel_over
 from hvring.transport.uio_device import UioDevice
-
-_INTERRUPT_MASK: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +151,7 @@ def _rings(channel: DeviceChannel, what: str) -> mmap.mmap:
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOENT, errno.ENODEV):
             raise NodeMissingError(f"{what} is not open (yet): {UIO_DRIVER} opens it") from None
-        raise DeviceError(f"the rings of {what} cannot be mapped: {error}") from error
+        raise DeviceFaultError(f"the rings of {what} cannot be mapped: {error}") from error
 
 
 def _channel(
@@ -167,36 +165,19 @@ def _channel(
 ) -> Channel:
     """Over an open uio file, which it takes over; ``maps`` has the rings and gets what else ``unmap`` is to close."""
     rings = maps[0]
-    size, page = len(rings) // 2, os.sysconf("SC_PAGE_SIZE")
-    if size % page or size < 2 * page:
-        raise DeviceError(f"{what} has rings of {size} bytes, no number of pages")
-    mask_at = size + _INTERRUPT_MASK
-    kernel_masks = struct.unpack_from("<I", rings, mask_at)[0] != 0
-    doorbell: UioDoorbell
-    if channel.monitor_id is None:
-        _try_signal(uio, rings, mask_at, what)
-        doorbell = UioDoorbell(uio.fileno())
-    else:
-        for number in (1, 2):
-            maps.append(uio.map(number))
-        doorbell = MonitorDoorbell(uio.fileno(), maps[1], maps[2], channel.relid, channel.monitor_id)
-    uio.detach()
-    try:
-        return Channel(
-            rings,
-            ring_size=size,
-            tx_offset=0,
-            rx_offset=size,
-            doorbell=doorbell,
-            control_size=page,
-            types=types,
-            name=name,
-            on_close=unmap,
-            recheck_every=RECHECK_EVERY if kernel_masks else 0.0,
-        )
-    except BaseException:
-        del doorbell  # it holds the descriptor and the pages, and the traceback would hold it
-        raise
+
+    def make_doorbell(ring_size: int) -> UioDoorbell:
+        if channel.monitor_id is None:
+            _try_signal(uio, rings, ring_size + INTERRUPT_MASK, what)
+            return UioDoorbell(uio.fileno())
+        try:
+            for number in (1, 2):
+                maps.append(uio.map(number))
+            return MonitorDoorbell(uio.fileno(), maps[1], maps[2], channel.relid, channel.monitor_id)
+        except (IndexError, ValueError) as error:  # the host chose these numbers
+            raise DeviceFaultError(f"{what} cannot be signalled: {error}") from error
+
+    return channel_over(uio, rings, make_doorbell, what=what, name=name, types=types, unmap=unmap)
 
 
 def _try_signal(uio: UioDevice, rings: mmap.mmap, mask_at: int, what: str) -> None:

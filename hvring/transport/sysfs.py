@@ -4,20 +4,25 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from hvring.transport.errors import DeviceNotFoundError, NotHyperVError, WrongDeviceError, WrongNameError
+from hvring.transport.errors import (
+    DeviceNotFoundError,
+    NotHyperVError,
+    SeveralDevicesError,
+    WrongDeviceError,
+    WrongNameError,
+)
 from hvring.vmbus import BY_CLASS, BY_NAME, SERVICE_NAMES
 from hvring.vmbus.classes import OTHER_CLASSES
+from hvring.vmbus.guids import is_guid, normal_guid
 
 UIO_DRIVER: Final = "uio_hv_generic"
+UTILS_DRIVER: Final = "hv_utils"
 NO_MONITOR: Final = 255
 OPENED: Final = 3  # channel state: somebody has it open
-
-_GUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +47,8 @@ class Device:
     @property
     def service(self) -> str | None:
         """``kvp`` and the like; None for a device that is none of the six services."""
-        ids = BY_CLASS.get(self.class_guid)
-        return None if ids is None else ids.name
+        facts = BY_CLASS.get(self.class_guid)
+        return None if facts is None else facts.name
 
     @property
     def title(self) -> str:
@@ -78,7 +83,7 @@ class Bus:
     def find(self, name: str) -> Device:
         """The device of a service name, class GUID or instance GUID.
 
-        Raises NotHyperVError, WrongNameError, DeviceNotFoundError, WrongDeviceError.
+        Raises NotHyperVError, WrongNameError, DeviceNotFoundError, WrongDeviceError, SeveralDevicesError.
         """
         if name in BY_NAME:
             device = self.read(BY_NAME[name].instance_guid)
@@ -90,8 +95,8 @@ class Bus:
             name = BY_NAME[name].class_guid  # an instance GUID of its own choice: some hosts do so
             if device is not None:
                 return device
-        guid = name.strip("{}").lower()
-        if not _GUID.fullmatch(guid):
+        guid = normal_guid(name)
+        if not is_guid(guid):
             raise WrongNameError(
                 f"{name!r} is neither a GUID nor a service: there are {', '.join(SERVICE_NAMES)}"
             )
@@ -100,7 +105,7 @@ class Bus:
             return device
         found = [device for device in self._devices() if device.class_guid == guid]
         if len(found) > 1:
-            raise WrongNameError(
+            raise SeveralDevicesError(
                 f"{len(found)} devices are of class {guid}: name one by its instance GUID, "
                 + ", ".join(device.instance for device in found)
             )
@@ -122,7 +127,7 @@ class Bus:
         monitor_id = read_number(f"{path}/monitor_id")
         return Device(
             instance=instance,
-            class_guid=class_guid.strip("{}").lower(),
+            class_guid=normal_guid(class_guid),
             relid=read_number(f"{path}/id"),
             state=read_number(f"{path}/state"),
             driver=_link(f"{path}/driver"),
@@ -143,6 +148,11 @@ class Bus:
     def node(self, device: Device) -> str | None:
         """The file to open, such as ``/dev/uio0``; None while the device has none."""
         return None if device.uio is None else os.path.join(self.dev, device.uio)
+
+    def utils_node(self, service: str) -> str:
+        """The character device over which hv_utils hands out this service; "" for one that it answers itself."""
+        node = BY_NAME[service].node
+        return node and os.path.join(self.dev, os.path.relpath(node, "/dev"))
 
     def write(self, path: str, text: str) -> None:
         """One write to an attribute, as the kernel wants it. OSError with the kernel's answer."""

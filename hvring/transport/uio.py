@@ -10,30 +10,27 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
-import struct
-import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from functools import partial
 from typing import Final
 
 from hvring.channel import Channel, MonitorDoorbell, UioDoorbell
 from hvring.transport.errors import (
     DeviceBusyError,
-    DeviceError,
-    DeviceUnavailableError,
+    DeviceFaultError,
     NodeMissingError,
     NotBoundError,
 )
 from hvring.transport.sysfs import OPENED, UIO_DRIVER, Bus, Device
-from hvring.transport.uevents import Uevents, wait_async
-from hvring.transport.uevents import wait as wait_for_news
+from hvring.transport.uio_channel import channel_over
 from hvring.transport.uio_device import UioDevice, UioMap
+from hvring.transport.waiting import opened, opened_async
 
 __all__ = ["UioDevice", "UioMap", "open_channel", "open_channel_async", "open_now"]
 
-RECHECK_EVERY: Final = 1.0  # seconds; only where the kernel changes the interrupt mask itself
-_INTERRUPT_MASK: Final = 8
 _TYPES: Final = (6, 11)
+_RINGS, _INTERRUPT_PAGE, _MONITOR_PAGE = 0, 1, 2
 
 
 def open_channel(
@@ -48,22 +45,11 @@ def open_channel(
 
     A uio node that comes late is waited for, up to ``timeout`` seconds (None: for ever); with ``wait`` also a device
     that is not offered, not bound or in use. ``types``: packet types to deliver, as of :class:`~hvring.Channel`.
-    Raises :class:`~hvring.transport.errors.DeviceError` and its kinds.
+    Raises :class:`~hvring.transport.errors.DeviceError` and its kinds; of those, a
+    :class:`~hvring.transport.errors.DeviceUnavailableError` may pass by itself.
     """
     bus = bus or Bus()
-    deadline = None if timeout is None else time.monotonic() + timeout
-    with ExitStack() as stack:
-        news: Uevents | None = None
-        while True:
-            try:
-                return open_now(service, bus=bus, types=types)
-            except DeviceUnavailableError as error:
-                if not _worth_waiting(error, wait):
-                    raise
-                if news is None:  # and look again: the event may have come before the socket
-                    news = stack.enter_context(Uevents())
-                elif not wait_for_news(news, deadline):
-                    raise
+    return opened(partial(open_now, service, bus=bus, types=types), timeout=timeout, wait=wait)
 
 
 async def open_channel_async(
@@ -77,32 +63,12 @@ async def open_channel_async(
 ) -> Channel:
     """As :func:`open_channel`, for asyncio; may be cancelled at any time.
 
-    ``prepare`` is called before each attempt and may raise what an attempt may: to bind a device that came back.
+    ``prepare`` is called before each attempt and may raise what an attempt may: to bind a device that came back. What
+    it returns is awaited if it can be.
     """
-    import asyncio
-
     bus = bus or Bus()
-    last: DeviceUnavailableError | None = None
-    try:
-        with ExitStack() as stack:
-            async with asyncio.timeout(timeout):
-                news: Uevents | None = None
-                while True:
-                    try:
-                        if prepare is not None:
-                            prepare()
-                        return open_now(service, bus=bus, types=types)
-                    except DeviceUnavailableError as error:
-                        if not _worth_waiting(error, wait):
-                            raise
-                        last = error
-                    if news is None:
-                        news = stack.enter_context(Uevents())
-                    else:
-                        await wait_async(news)
-    except TimeoutError:
-        assert last is not None
-        raise last from None
+    attempt = partial(open_now, service, bus=bus, types=types)
+    return await opened_async(attempt, timeout=timeout, wait=wait, prepare=prepare)
 
 
 def open_now(service: str, *, bus: Bus, types: Iterable[int] | None = _TYPES) -> Channel:
@@ -121,7 +87,7 @@ def open_now(service: str, *, bus: Bus, types: Iterable[int] | None = _TYPES) ->
     with ExitStack() as undo:
         uio = undo.enter_context(UioDevice(node, sysfs=bus.sysfs))
         try:
-            # the kernel lets two programs share the rings, which breaks both
+            # The kernel lets two programs share the rings, which breaks both.
             fcntl.flock(uio, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise _in_use(device, node) from None
@@ -150,39 +116,22 @@ def _channel(device: Device, uio: UioDevice, undo: ExitStack, types: Iterable[in
     undo.callback(unmap)
     if not uio.maps:
         raise NodeMissingError(f"{uio.path} has lost its maps: wait for the device, open it again")
-    rings = mapped(0)
-    size = len(rings) // 2
-    page = os.sysconf("SC_PAGE_SIZE")
-    if size % page or size < 2 * page:
-        raise DeviceError(f"{uio.path} has rings of {size} bytes, no number of pages: is it {UIO_DRIVER}'s?")
-    # drivers before b15b7d2a1b09 mask at open and at every interrupt, and can lose a wake-up by it (PROTOCOL 1.4)
-    kernel_masks = struct.unpack_from("<I", rings, size + _INTERRUPT_MASK)[0] != 0
-    doorbell: UioDoorbell
-    if device.monitor_id is None or device.relid is None:
-        doorbell = UioDoorbell(uio.fileno())
-    else:
-        doorbell = MonitorDoorbell(uio.fileno(), mapped(1), mapped(2), device.relid, device.monitor_id)
-    uio.detach()
-    try:
-        return Channel(
-            rings,
-            ring_size=size,
-            tx_offset=0,
-            rx_offset=size,
-            doorbell=doorbell,
-            control_size=page,
-            types=types,
-            name=device.title,
-            on_close=unmap,
-            recheck_every=RECHECK_EVERY if kernel_masks else 0.0,
-        )
-    except BaseException:
-        del doorbell  # it holds the descriptor and the pages, and the traceback would hold it
-        raise
+    monitored = device.monitor_id is not None and device.relid is not None
+    if monitored and len(uio.maps) <= _MONITOR_PAGE:
+        raise DeviceFaultError(f"{uio.path} has no monitor page: is it {UIO_DRIVER}'s?")
 
+    def make_doorbell(_: int) -> UioDoorbell:
+        if device.monitor_id is None or device.relid is None:
+            return UioDoorbell(uio.fileno())
+        pages = mapped(_INTERRUPT_PAGE), mapped(_MONITOR_PAGE)
+        try:
+            return MonitorDoorbell(uio.fileno(), *pages, device.relid, device.monitor_id)
+        except ValueError as error:  # the host chose these numbers
+            raise DeviceFaultError(f"{device.title} cannot be signalled: {error}") from error
 
-def _worth_waiting(error: DeviceUnavailableError, wait: bool) -> bool:
-    return wait or isinstance(error, NodeMissingError)
+    return channel_over(
+        uio, mapped(_RINGS), make_doorbell, what=uio.path, name=device.title, types=types, unmap=unmap
+    )
 
 
 def _in_use(device: Device, node: str) -> DeviceBusyError:

@@ -15,9 +15,10 @@ from typing import Final, NamedTuple
 from hvring.transport.errors import (
     DeviceBusyError,
     DeviceError,
-    DevicePermissionError,
+    DeviceFaultError,
     DeviceUnavailableError,
     NodeMissingError,
+    NodePermissionError,
 )
 
 _COUNT: Final = struct.Struct("=i")
@@ -34,8 +35,8 @@ class UioMap(NamedTuple):
 class UioDevice:
     """``/dev/uioN``, opened for reading and writing. Nothing here is about VMBus.
 
-    ``maps``: what the device says can be mapped. Raises NodeMissingError, DevicePermissionError,
-    DeviceBusyError, DeviceError.
+    ``maps``: what the device says can be mapped. Raises NodeMissingError, NodePermissionError,
+    DeviceBusyError, DeviceFaultError.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, sysfs: str | os.PathLike[str] = "/sys") -> None:
@@ -82,7 +83,7 @@ class UioDevice:
             raise _gone(self.path, error) from error
 
     def map(self, number: int = 0) -> mmap.mmap:
-        """Map one of ``maps``, shared. IndexError if there is no such map; DeviceError if it cannot be mapped.
+        """Map one of ``maps``, shared. IndexError if there is no such map; DeviceFaultError if it cannot be mapped.
 
         A mapping keeps the device open until it is closed, also after :meth:`close`.
         """
@@ -90,7 +91,9 @@ class UioDevice:
         try:  # uio chooses the map by a multiple of the page size
             return mmap.mmap(self._fd, size, mmap.MAP_SHARED, offset=number * mmap.PAGESIZE)
         except OSError as error:
-            raise DeviceError(f"map {number} of {self.path} cannot be mapped: {error.strerror}") from error
+            raise DeviceFaultError(
+                f"map {number} of {self.path} cannot be mapped: {error.strerror}"
+            ) from error
 
     def detach(self) -> int:
         """Hand the descriptor over to the caller; this object is closed then."""
@@ -115,9 +118,10 @@ def _maps(path: str) -> Iterator[UioMap]:
     for n in range(5):  # MAX_UIO_MAPS
         try:
             name, size, offset = (_read(f"{path}/map{n}/{key}") for key in ("name", "size", "offset"))
-        except OSError:
+            numbers = int(size, 0), int(offset, 0)
+        except (OSError, ValueError):
             break
-        yield UioMap(name, int(size, 0), int(offset, 0))
+        yield UioMap(name, *numbers)
 
 
 def _read(path: str) -> str:
@@ -133,11 +137,11 @@ def _gone(path: str, error: OSError) -> DeviceUnavailableError:
 
 def _refused(path: str, error: OSError) -> DeviceError:
     if error.errno in (errno.EACCES, errno.EPERM):
-        return DevicePermissionError(
-            f"no permission for {path}: run as root, or let a udev rule give it away"
-        )
+        return NodePermissionError(f"no permission for {path}: run as root, or let a udev rule give it away")
     if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
         return NodeMissingError(f"{path} is not there: bind the device with `hvring bind`")
     if error.errno == errno.EBUSY:
         return DeviceBusyError(f"{path} is in use: stop the program that has it open")
-    return DeviceError(f"{path} cannot be opened: {error.strerror}; the kernel's log may say more (dmesg)")
+    return DeviceFaultError(
+        f"{path} cannot be opened: {error.strerror}; the kernel's log may say more (dmesg)"
+    )

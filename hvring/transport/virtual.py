@@ -30,10 +30,10 @@ from hvring.transport.endpoint import (
     OfferReply,
     OpenRequest,
     close_all,
-    normal_guid,
     receive_offer,
 )
-from hvring.vmbus import BY_CLASS, BY_NAME, ServiceIds, ring_size_for
+from hvring.vmbus import BY_CLASS, BY_NAME, DeviceFacts
+from hvring.vmbus.guids import normal_guid
 
 if TYPE_CHECKING:
     import asyncio
@@ -166,6 +166,7 @@ class Handshake:
             close_all(descriptors)
 
     def close(self) -> None:
+        """The end of this attempt, with or without a channel; may be called twice."""
         self._socket.close()
 
     def __enter__(self) -> Handshake:
@@ -185,17 +186,17 @@ class Offer:
     kernel sets them at open, and the guest-to-host ring is masked until the host arms it (PROTOCOL §5.1).
     """
 
-    def __init__(self, ids: ServiceIds, ring_size: int | None = None) -> None:
-        self.ids = ids
-        self.ring_size = ring_size_for(ids.name) if ring_size is None else ring_size
+    def __init__(self, facts: DeviceFacts, ring_size: int | None = None) -> None:
+        self.facts = facts
+        self.ring_size = facts.ring_size if ring_size is None else ring_size
         self._descriptors: list[int] = []
         try:
-            memory = os.memfd_create(f"hvring-{ids.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+            memory = os.memfd_create(f"hvring-{facts.name}", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             self._descriptors.append(memory)
             os.ftruncate(memory, 2 * self.ring_size)
             fcntl.fcntl(memory, fcntl.F_ADD_SEALS, _SEALS)
             self._descriptors.append(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
-            # flags are shared with the guest, who may want to block on what it is woken by
+            # Flags are shared with the guest, who may want to block on what it is woken by.
             self._descriptors.append(os.eventfd(0, os.EFD_CLOEXEC))
             self.memory = mmap.mmap(memory, 2 * self.ring_size)
         except OSError as error:
@@ -208,7 +209,7 @@ class Offer:
 
     def answer(self, connection: socket.socket) -> None:
         """Send the offer over the guest's connection. Raises OSError when the guest is gone."""
-        reply = OfferReply(self.ids.class_guid, self.ids.instance_guid, self.ring_size)
+        reply = OfferReply(self.facts.class_guid, self.facts.instance_guid, self.ring_size)
         socket.send_fds(connection, [reply.encode()], self._descriptors, socket.MSG_NOSIGNAL)
 
     def close(self) -> None:
@@ -232,6 +233,7 @@ def _open(
             mirrored = False
     for descriptor in descriptors[1:]:
         _check_event(descriptor)
+    _check_counter(descriptors[2])
     own: list[int] = []
     try:
         for descriptor in (*descriptors[1:], connection.fileno()):
@@ -260,9 +262,9 @@ def _open(
 def _map(descriptor: int, length: int) -> mmap.mmap:
     """Map ``length`` bytes of the host's memory, never more than the file was seen to have.
 
-    The seals keep the host from shrinking it later, which would end this process with SIGBUS; a memfd that
-    cannot be sealed is taken all the same, because the rules of the endpoint do not ask for seals. A file of
-    any other kind is refused: reading it could wait for ever, or fail with SIGBUS at any time.
+    What could be taken away later would end this process with SIGBUS, all services with it. So the memory must be
+    sealed against shrinking, by the host or now by us, and of ordinary pages: huge ones can run out when a hole
+    is made and filled again. A file of any other kind is refused: reading it could wait for ever, or fail.
     """
     found = os.fstat(descriptor)
     if not stat.S_ISREG(found.st_mode):
@@ -272,9 +274,16 @@ def _map(descriptor: int, length: int) -> mmap.mmap:
     except OSError:
         pass
     try:
-        fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
+        seals = fcntl.fcntl(descriptor, fcntl.F_GET_SEALS)
     except OSError:
         raise EndpointError("the first descriptor of the offer is not memory but a file") from None
+    if not seals & fcntl.F_SEAL_SHRINK:
+        raise EndpointError(
+            "the offer's memory can be taken away again, which would end this process: it must be sealed against "
+            "shrinking (memfd_create with MFD_ALLOW_SEALING, ftruncate, fcntl F_ADD_SEALS with F_SEAL_SHRINK)"
+        )
+    if os.fstatvfs(descriptor).f_bsize != mmap.PAGESIZE:
+        raise EndpointError("the offer's memory is made of huge pages, which can run out: use ordinary ones")
     size = os.fstat(descriptor).st_size  # after the seals: it stays
     if size < length:
         raise EndpointError(f"the offer's memory has {size} bytes, two rings need {length}")
@@ -291,6 +300,22 @@ def _check_event(descriptor: int) -> None:
         return
     if kind != "anon_inode:[eventfd]":
         raise EndpointError(f"a descriptor of the offer is not an eventfd but {kind}")
+
+
+def _check_counter(descriptor: int) -> None:
+    """Refuse an eventfd made with EFD_SEMAPHORE, of which a read takes 1, so that it could stay readable for ever."""
+    bell = EventfdDoorbell(descriptor, descriptor, closefd=False)
+    for _ in range(8):  # a host that takes counts away meanwhile makes it look like one, but not for long
+        bell.signal()
+        bell.signal()
+        if bell.take() >= 2:
+            break
+    else:
+        raise EndpointError(
+            "the eventfd that is to wake this side was made with EFD_SEMAPHORE: make it without"
+        )
+    # What the host may have rung before is in what was taken: look once for nothing instead.
+    bell.signal()
 
 
 def _check_class(service: str, reply: OfferReply) -> None:

@@ -10,8 +10,14 @@ if TYPE_CHECKING:
 
 
 def descriptor_dtype() -> np.dtype[Any]:
-    """One row per packet of ``Channel.recv_batch``: where the payload is, and its descriptor; 24 bytes."""
-    import numpy as np
+    """One row per packet of ``Channel.recv_batch``: where the payload is, and its descriptor; 24 bytes.
+
+    ImportError if there is no NumPy.
+    """
+    try:
+        import numpy as np
+    except ModuleNotFoundError as missing:
+        raise ImportError("batches in arrays need NumPy: pip install numpy, or python3-numpy") from missing
 
     return np.dtype(
         [

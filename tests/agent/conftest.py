@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hvring.agent import Agent, Effects, Event, EventKind, standard_services
+from hvring.agent import Agent, FcopySettings, KvpSettings, Settings, standard_services
+from hvring.events import Event, EventKind
 from hvring.host import VirtualHost
 from hvring.transport.virtual import connect_async
 
@@ -33,15 +34,15 @@ class Pair:
 
 @pytest.fixture
 def both(tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Pair]]:
-    """``async with both("kvp", …) as pair``: attached and negotiated."""
+    """``async with both("kvp", …) as pair``: attached and negotiated; keywords are settings."""
 
     @asynccontextmanager
-    async def make(*names: str, **options: object) -> AsyncIterator[Pair]:
+    async def make(*names: str, **more: object) -> AsyncIterator[Pair]:
         files, pools = tmp_path / "files", tmp_path / "pools"
         files.mkdir()
-        effects = Effects(pool_directory=pools, allow=[files], **options)  # type: ignore[arg-type]
+        settings = Settings(kvp=KvpSettings(pools), fcopy=FcopySettings([files]), **more)  # type: ignore[arg-type]
         events: list[Event] = []
-        services = standard_services(effects, names) if names else standard_services(effects)
+        services = standard_services(settings, names) if names else standard_services(settings)
         path = tmp_path / "host.sock"
         opener = partial(connect_async, path, timeout=None, wait=True)
         async with (

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from hvring.agent import Agent
-from hvring.agent.exchange import BATCH
+from hvring.agent.responder import BATCH
 from hvring.channel import Channel, EventfdDoorbell
 from hvring.errors import RingFullError
 from hvring.host import HostError

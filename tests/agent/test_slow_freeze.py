@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -12,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from hvring.agent import Agent
-from hvring.errors import EffectBusyError
 from hvring.host import HostError, VirtualHost
 from hvring.ic import Frame, MessageType, Status, Version, VssOperation, VssRequest
+from hvring.pending import Pending
 from hvring.services import Heartbeat, Vss
 from hvring.transport.virtual import connect_async
 
@@ -31,20 +32,23 @@ class SlowFreezer:
         self.asked = asyncio.Event()
         self.calls: list[str] = []
 
-    def freeze(self) -> None:
-        self._take_time("freeze", self.freezes)
-        self.frozen = True
+    def freeze(self) -> Pending[None] | None:
+        return self._begin("freeze", self.freezes, True)
 
-    def thaw(self) -> None:
-        self._take_time("thaw", self.thaws)
-        self.frozen = False
+    def thaw(self) -> Pending[None] | None:
+        return self._begin("thaw", self.thaws, False)
 
-    def _take_time(self, what: str, done: asyncio.Event) -> None:
-        if self.calls[-1:] != [what]:
-            self.calls.append(what)
+    def _begin(self, what: str, done: asyncio.Event, frozen: bool) -> Pending[None] | None:
+        self.calls.append(what)
         self.asked.set()
-        if not done.is_set():
-            raise EffectBusyError("at work")
+
+        def go_on() -> Pending[None] | None:
+            if not done.is_set():
+                return Pending(go_on, time.monotonic() + 0.01)
+            self.frozen = frozen
+            return None
+
+        return go_on()
 
 
 @asynccontextmanager
@@ -93,7 +97,7 @@ def test_beats_are_answered_while_a_freeze_and_a_thaw_are_under_way(tmp_path) ->
 
 def test_a_thaw_behind_a_freeze_in_the_ring_is_answered_behind_it_and_ends_thawed(tmp_path) -> None:
     async def main() -> None:
-        async with scene(tmp_path / "host.sock") as (host, agent, freezer), host.raw("vss") as raw:
+        async with scene(tmp_path / "host.sock") as (host, agent, freezer), host.faults("vss") as raw:
             raw.send(request(VssOperation.FREEZE), transaction_id=1)
             raw.send(request(VssOperation.THAW), transaction_id=2)
             await freezer.asked.wait()

@@ -126,6 +126,8 @@ def pause(rng: random.Random) -> None:
 def echo_spinning(channel: Channel, count: int, spin: int, share: int) -> None:
     """Answer one packet at a time; looks for `spin` us, for at most `share` % of the time, before it sleeps."""
     rng = random.Random(spin)
+    # Until the first wait nothing is masked, and each packet that was found without one would be signalled.
+    channel.mask()
     channel.spin_share, channel.spin = share / 100, spin * 1e-6
     for _ in range(count):
         while (packet := channel.recv()) is None:

@@ -26,6 +26,10 @@ RING = 8192
 WRITE_INDEX = RING  # of the ring that the guest reads
 MASK = RING + 8
 
+# Who lies in these tests does so while a wait looks, because it gets the GIL only then.
+with_the_gil = pytest.mark.skipif(
+    not getattr(sys, "_is_gil_enabled", lambda: True)(), reason="without a GIL the lie comes at any time"
+)
 many = pytest.mark.skipif(len(os.sched_getaffinity(0)) == 1, reason="on one processor no channel ever spins")
 
 
@@ -237,6 +241,7 @@ def test_room_that_was_asked_for_ends_a_wait(pair) -> None:
 
 
 @many
+@with_the_gil
 def test_a_lie_that_is_told_while_it_looks_is_found(apart) -> None:
     guest, host, raw = apart()
     stop = threading.Event()
@@ -269,6 +274,7 @@ def test_a_lie_that_is_told_while_it_looks_is_found(apart) -> None:
 
 
 @many
+@with_the_gil
 def test_an_index_that_changes_and_changes_back_is_no_packet(apart) -> None:
     guest, host, raw = apart()
     warm(guest, host)
@@ -330,6 +336,7 @@ def test_no_wake_up_is_lost_between_two_processes(ours, theirs, share, link, pee
     rng = random.Random(ours)
     with peer.attach("host", RING, *ends.shared, life) as host:
         os.close(life)
+        host.mask()
         start = time.monotonic_ns()
         host.spin_share, host.spin = share, ours * 1e-6
         for n in range(count):
@@ -344,6 +351,7 @@ def test_no_wake_up_is_lost_between_two_processes(ours, theirs, share, link, pee
     assert mine["spins_won"] <= mine["spins"] > 0
     assert mine["spun_ns"] <= share * elapsed + BURST
     assert mine["signals_received"] <= other["signals_sent"]
+    # All is read with the mask set, so each arming allows one signal; the first packet may be older than the mask.
     assert other["signals_sent"] <= mine["armed"] + 1
     assert mine["signals_sent"] <= other["armed"] + 1
     # a packet that was seen by looking need not have been signalled
@@ -356,16 +364,20 @@ def test_a_deadline_in_the_far_future_stops_no_looks(pair) -> None:
     guest.spin, guest.spin_share = 0.0005, 1.0
 
     def answer() -> None:
-        for _ in range(300):
-            assert host.wait(10)
-            host.recv()
-            host.send(b"answer")
+        while host.wait(60):
+            for packet in host:
+                if not packet.payload:
+                    return
+                host.send(b"answer")
 
     thread = threading.Thread(target=answer)
     thread.start()
-    for _ in range(300):
+    for n in range(30_000):  # a machine that is busy may take all looks for idle times
         guest.send(b"question")
         assert guest.wait(1e12)
         guest.recv()
+        if n >= 300 and guest.stats()["spins"]:
+            break
+    guest.send(b"")
     thread.join()
     assert guest.stats()["spins"] > 0

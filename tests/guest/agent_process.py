@@ -22,10 +22,10 @@ from hvring.transport.virtual import connect_async
 async def main() -> None:
     settings = json.loads(sys.argv[1])
     opener = partial(connect_async, settings.pop("host"), timeout=None, wait=True)
-    freezer = restricted(**settings, blocking=False)
+    freezer = restricted(**settings)
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
-    async with Agent([Vss(freezer), Heartbeat()], opener):
+    async with Agent([Vss(freezer), Heartbeat()], opener, on_event=lambda event: print(event, flush=True)):
         await ended.wait()
 
 

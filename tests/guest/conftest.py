@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +48,9 @@ class MountNamespace:
         """The command line that runs a command in the namespace (with the same process id)."""
         return ["nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", *command]
 
-    def run(self, *command: str, patience: float = 30) -> str:
+    def run(self, *command: str, timeout: float = 30) -> str:
         done = subprocess.run(
-            self.inside(*command), capture_output=True, text=True, timeout=patience, check=False
+            self.inside(*command), capture_output=True, text=True, timeout=timeout, check=False
         )
         if done.returncode:
             raise OSError(f"{command}: {done.stderr}")
@@ -59,21 +59,30 @@ class MountNamespace:
     def mount_tmpfs(self, name: str, *options: str) -> str:
         return self._mount(name, "-t", "tmpfs", *options, "hvring-test")
 
-    def mount_image(self, name: str, image_folder: str | None = None) -> str:
-        """A fresh ext4 in an image file, which may itself lie on one of the mounts."""
+    def mount_image(
+        self,
+        name: str,
+        image_folder: str | None = None,
+        *,
+        kind: str = "ext4",
+        size: int | None = None,
+        below: str | None = None,
+    ) -> str:
+        """A fresh file system in an image file, which may itself lie on one of the mounts; ``size`` in MiB."""
+        if shutil.which(f"mkfs.{kind}") is None:
+            pytest.skip(f"not installed: mkfs.{kind}")
         image = f"{image_folder or self.folder}/{name}.img"
-        size = 4 << 20 if image_folder else 16 << 20
-        self.run("truncate", f"--size={size}", image)
-        self.run("mkfs.ext4", "-q", "-F", image)
+        self.run("truncate", f"--size={size or (4 if image_folder else 16)}M", image)
+        self.run(f"mkfs.{kind}", "-q", "-F" if kind == "ext4" else "-f", image)
         try:
             # The loop device goes away with the mount, even if this process is killed.
-            return self._mount(name, "-o", "loop", image)
+            return self._mount(name, "-o", "loop", image, below=below)
         except OSError as problem:
             pytest.skip(f"no loop device: {problem}")
 
-    def _mount(self, name: str, *what: str) -> str:
-        target = str(self.folder / name)
-        os.mkdir(target)
+    def _mount(self, name: str, *what: str, below: str | None = None) -> str:
+        target = f"{below or self.folder}/{name}"
+        self.run("mkdir", target)
         self.run("mount", *what, target)
         self._mounts.append(target)
         return target
@@ -88,10 +97,10 @@ class MountNamespace:
         # The outer file systems first: what hangs in the inner ones waits for them.
         thaws = [_thaw(target) for target in self._mounts]
         for step in (*thaws, *(("umount", target) for target in reversed(self._mounts))):
-            give_up_at = time.monotonic() + 10
+            give_up_at = time.monotonic() + 60
             while True:
                 try:
-                    self.run(*step, patience=10)
+                    self.run(*step, timeout=60)
                 except (OSError, subprocess.TimeoutExpired) as problem:
                     if "busy" in str(problem) and time.monotonic() < give_up_at:
                         time.sleep(0.05)  # a guardian without a service is about to end
@@ -143,3 +152,55 @@ def write(namespace: Any, processes: contextlib.ExitStack) -> Any:
         return writer
 
     return start_writer
+
+
+@pytest.fixture
+def start(namespace: Any, processes: contextlib.ExitStack) -> Any:
+    """start(targets, **settings) -> Service"""
+    from freezing_service import Service
+
+    def start_service(targets: list[str], **more: Any) -> Service:
+        service = Service(namespace, targets, **more)
+        processes.callback(service.kill)
+        return service
+
+    return start_service
+
+
+@pytest.fixture
+def frozen(namespace: Any, start: Any, write: Any) -> tuple[str, Any, Any]:
+    """A mount that is frozen, the service that holds it so, and a writer that waits for the thaw."""
+    mount = namespace.mount_image("a")
+    service = start([mount])
+    assert service.ask("freeze") is None
+    writer = write(mount)
+    writer.wait_until_blocked()
+    return mount, service, writer
+
+
+@pytest.fixture
+def hang(namespace: Any, processes: contextlib.ExitStack) -> Callable[[str], str]:
+    """hang(name) -> the target of a FUSE mount whose daemon does not answer"""
+
+    def mount(name: str) -> str:
+        if not os.path.exists("/dev/fuse"):
+            pytest.skip("no /dev/fuse")
+        target = str(namespace.folder / name)
+        os.mkdir(target)
+        daemon = subprocess.Popen(
+            namespace.inside(sys.executable, str(Path(__file__).with_name("hung_process.py")), target),
+            stdout=subprocess.PIPE,
+        )
+
+        def end() -> None:
+            daemon.kill()  # which ends what waits for it, too
+            daemon.communicate()
+            namespace.run("umount", target)
+
+        processes.callback(end)
+        assert daemon.stdout is not None
+        if daemon.stdout.readline() != b"mounted\n":
+            pytest.skip("no FUSE mounts here")
+        return target
+
+    return mount

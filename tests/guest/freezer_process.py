@@ -10,34 +10,69 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
 import signal
 import sys
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from hvring.errors import EffectError
 from hvring.guest.freezer import SystemFreezer
-from hvring.guest.mounts import Filesystem, Plan, parse_mountinfo, read_plan
+from hvring.guest.mounts import Filesystem, Mount, Plan, parse_mountinfo, read_plan
+from hvring.pending import Pending, settle
 
 
-def restricted(targets: list[str], below: str, outside: str, **options: Any) -> SystemFreezer:
-    """A freezer of exactly these mounts of the test, in this order."""
+def restricted(
+    targets: list[str],
+    below: str,
+    outside: str,
+    rules: dict[str, Any] | None = None,
+    behind: Sequence[str] = (),
+    **options: Any,
+) -> SystemFreezer:
+    """A freezer of exactly these mounts of the test, in this order; or by these rules, and of nothing else.
+
+    ``behind``: paths that are to be opened, too, as if there were disks."""
     if os.readlink("/proc/self/ns/mnt") == outside:
         sys.exit("not in a private mount namespace")
-    with open("/proc/self/mountinfo", encoding="utf-8") as lines:
+    imagined = tuple(
+        Filesystem((Mount(1, f"8:{n}", path, "ext4", "/dev/sdz", False),)) for n, path in enumerate(behind)
+    )
+
+    def plan() -> Plan:
+        made = read_plan(**rules) if rules is not None else Plan(tuple(map(find, targets)), ())
+        for filesystem in made.freeze:
+            if not is_of_the_test(filesystem, below):
+                sys.exit(f"not a mount of the test: {filesystem}")
+        return Plan((*imagined, *made.freeze), made.skipped, made.notes)
+
+    return SystemFreezer(plan, blocking=False, **options)
+
+
+def find(target: str) -> Filesystem:
+    with open("/proc/self/mountinfo", encoding="utf-8", newline="\n") as lines:
         mounts = list(parse_mountinfo(lines))
-    filesystems = []
-    for target in targets:
-        (mount,) = [m for m in mounts if m.target == target]
-        devices = [m.device for m in mounts]
-        if (
-            not target.startswith(below + "/")
-            or not (mount.source.startswith("/dev/loop") or mount.fstype == "tmpfs")
-            or devices.count(mount.device) != 1
-            or os.stat(target).st_dev in (os.stat("/").st_dev, os.stat(below).st_dev)
-        ):
-            sys.exit(f"not a mount of the test: {mount}")
-        filesystems.append(Filesystem((mount,)))
-    return SystemFreezer(lambda: Plan(tuple(filesystems), ()), **options)
+    (mount,) = [m for m in mounts if m.target == target]
+    if [m.device for m in mounts].count(mount.device) != 1:
+        sys.exit(f"mounted twice: {mount}")
+    return Filesystem((mount,))
+
+
+def is_of_the_test(filesystem: Filesystem, below: str) -> bool:
+    return all(
+        mount.target.startswith(below + "/")
+        and (mount.source.startswith("/dev/loop") or mount.fstype == "tmpfs")
+        for mount in filesystem.mounts
+    )
+
+
+def wait(work: Pending[None]) -> None:
+    select.select([work.descriptor], [], [], max(0.0, work.at - time.monotonic()))
+
+
+def wait_for(descriptor: int) -> None:
+    assert select.select([descriptor], [], [], 30)[0]
 
 
 def main() -> None:
@@ -46,14 +81,30 @@ def main() -> None:
     if log is not None:
         logging.basicConfig(filename=log, level=logging.DEBUG)
     freezer = restricted(**settings)
+    work: Pending[None] | None = None
     for line in sys.stdin:
         answer: object = None
         try:
             match line.strip():
                 case "freeze":
-                    freezer.freeze()
+                    settle(freezer.freeze())
                 case "thaw":
-                    freezer.thaw()
+                    settle(freezer.thaw())
+                case "begin":
+                    work = freezer.freeze()
+                case "go on":
+                    # As often as it takes until something is frozen, or the freeze is over.
+                    while isinstance(work, Pending) and not freezer.frozen:
+                        wait(work)
+                        work = work.resume()
+                    answer = freezer.frozen
+                case "lost":
+                    while (answer := freezer.lost()) is None:
+                        wait_for(freezer.watch())
+                case "summary":
+                    answer = freezer.summary
+                case "weakness":
+                    answer = freezer.weakness
                 case "frozen":
                     answer = freezer.frozen
                 case "obstacle":
@@ -61,12 +112,10 @@ def main() -> None:
                 case "children":
                     with open(f"/proc/self/task/{os.getpid()}/children", encoding="utf-8") as children:
                         answer = [int(pid) for pid in children.read().split()]
-                case "rules":
-                    plan = read_plan(only=settings["targets"])
-                    answer = [[skipped.filesystem.target, skipped.why] for skipped in plan.skipped]
-                case "rules with loops":
-                    plan = read_plan(only=settings["targets"], loops=settings["targets"])
-                    answer = [filesystem.target for filesystem in plan.freeze]
+                case "plan":
+                    answer = [filesystem.target for filesystem in freezer.plan().freeze]
+                case "skipped":
+                    answer = [[skipped.filesystem.target, skipped.why] for skipped in freezer.plan().skipped]
                 case "fork":
                     answer = os.fork()
                     if answer == 0:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from writers import PATIENCE, write_until_blocked
+from writers import TIMEOUT, write_until_blocked
 
 from hvring.host import GuestStatusError, HostError, Timing, VirtualHost
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.root
 
 PROGRAM = Path(__file__).with_name("agent_process.py")
 ROOT = Path(__file__).parents[2]
-TIMING = Timing(heartbeat_interval=1000, heartbeat_latency=PATIENCE, freeze=2 * PATIENCE)
+TIMING = Timing(heartbeat_interval=1000, heartbeat_latency=TIMEOUT, freeze=2 * TIMEOUT)
 
 
 class Scene:
@@ -42,39 +42,57 @@ class Scene:
 
 
 @pytest.fixture
-def half_frozen(namespace: Any, write: Callable[[str], Any], tmp_path: Path) -> Any:
-    """``async with half_frozen() as (scene, freeze, writer)``: FREEZE was sent, the outer mount is frozen."""
-    outer = namespace.mount_image("outer")
-    inner = namespace.mount_image("inner", image_folder=outer)
-    path = tmp_path / "host.sock"
-    settings = {
-        "host": str(path),
-        "targets": [outer, inner],
-        "below": str(namespace.folder),
-        "outside": os.readlink("/proc/self/ns/mnt"),
-        "freeze_timeout": PATIENCE,
-        "deadline": 2 * PATIENCE,
-    }
+def serving(namespace: Any, tmp_path: Path) -> Any:
+    """``async with serving(targets, **settings) as (host, agent)``"""
 
     @asynccontextmanager
-    async def make() -> AsyncIterator[tuple[Scene, asyncio.Task[None], Any]]:
+    async def make(
+        targets: list[str], **more: Any
+    ) -> AsyncIterator[tuple[VirtualHost, subprocess.Popen[bytes]]]:
+        path = tmp_path / "host.sock"
+        settings = {
+            "host": str(path),
+            "targets": targets,
+            "below": str(namespace.folder),
+            "outside": os.readlink("/proc/self/ns/mnt"),
+            "freeze_timeout": TIMEOUT,
+            "deadline": 2 * TIMEOUT,
+            **more,
+        }
         async with VirtualHost(path, ["vss", "heartbeat"], timing=TIMING) as host:
             agent = subprocess.Popen(
                 namespace.inside(sys.executable, "-W", "error", str(PROGRAM), json.dumps(settings)),
+                stdout=subprocess.PIPE,
                 env={**os.environ, "PYTHONPATH": str(ROOT)},
             )
-            try:
-                await host.wait_ready("vss", "heartbeat", timeout=PATIENCE)
-                freeze = asyncio.create_task(host.vss.freeze())
+            assert agent.stdout is not None
+            with agent.stdout:
                 try:
-                    writer = await asyncio.to_thread(write_until_blocked, write, outer)
-                    yield Scene(host, agent, outer, inner), freeze, writer
+                    await host.wait_ready("vss", "heartbeat", timeout=TIMEOUT)
+                    yield host, agent
                 finally:
-                    freeze.cancel()
-                    await asyncio.wait([freeze])
+                    agent.kill()
+                    agent.wait()
+
+    return make
+
+
+@pytest.fixture
+def half_frozen(namespace: Any, write: Callable[[str], Any], serving: Any) -> Any:
+    """``async with half_frozen() as (scene, freeze, writer)``: FREEZE was sent, the outer mount is frozen."""
+    outer = namespace.mount_image("outer")
+    inner = namespace.mount_image("inner", image_folder=outer)
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[tuple[Scene, asyncio.Task[None], Any]]:
+        async with serving([outer, inner]) as (host, agent):
+            freeze = asyncio.create_task(host.vss.freeze())
+            try:
+                writer = await asyncio.to_thread(write_until_blocked, write, outer)
+                yield Scene(host, agent, outer, inner), freeze, writer
             finally:
-                agent.kill()
-                agent.wait()
+                freeze.cancel()
+                await asyncio.wait([freeze])
 
     return make
 
@@ -118,7 +136,7 @@ def test_an_agent_that_ends_while_it_freezes_leaves_nothing_frozen(
             scene.agent.send_signal(by)
             await settle(writer.has_written)
             await settle(on_inner.has_written)
-            assert await asyncio.to_thread(scene.agent.wait, PATIENCE) == (0 if by == signal.SIGTERM else -by)
+            assert await asyncio.to_thread(scene.agent.wait, TIMEOUT) == (0 if by == signal.SIGTERM else -by)
             with pytest.raises(HostError):
                 await freeze
 
@@ -136,12 +154,65 @@ def test_a_channel_that_is_taken_back_breaks_the_freeze_off(half_frozen: Any, wr
             await settle(writer.has_written)
             await settle(write(scene.inner).has_written)
             await host.set_offered("vss", True)
-            await host.wait_ready("vss", timeout=PATIENCE)
-            async with asyncio.timeout(PATIENCE):
+            await host.wait_ready("vss", timeout=TIMEOUT)
+            async with asyncio.timeout(TIMEOUT):
                 while True:  # the guardian stays for as long as the kernel is at it
                     with contextlib.suppress(GuestStatusError):
                         await host.vss.check()
                         break
             assert scene.agent.poll() is None
+
+    asyncio.run(main())
+
+
+def children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_guardian_that_is_killed_in_the_hold_is_noticed_by_the_loop(
+    namespace: Any, serving: Any, write: Any
+) -> None:
+    """By its descriptor, and not because something else happens."""
+    mount = namespace.mount_image("a")
+
+    async def main() -> None:
+        async with serving([mount]) as (host, agent):
+            await host.vss.freeze()
+            writer = await asyncio.to_thread(write_until_blocked, write, mount)
+            (guardian,) = children(agent.pid)
+            for child in children(guardian):
+                os.kill(child, signal.SIGKILL)  # it would thaw; now only the agent is left
+            os.kill(guardian, signal.SIGKILL)
+            await settle(writer.has_written)
+            assert agent.stdout is not None
+            told = await asyncio.to_thread(agent.stdout.readline)
+            while b"failed" not in told:
+                told = await asyncio.to_thread(agent.stdout.readline)
+            assert told == b"vss: failed backup: the freeze did not hold: the guardian was killed\n"
+            with pytest.raises(GuestStatusError):
+                await host.vss.thaw()
+            await host.vss.freeze()
+            await host.vss.thaw()
+            await settle(write(mount).has_written)
+
+    asyncio.run(main())
+
+
+def test_heartbeats_are_answered_while_a_mount_hangs_that_is_to_be_opened(
+    namespace: Any, serving: Any, write: Any, hang: Callable[[str], str]
+) -> None:
+    mount, hung = namespace.mount_image("a"), hang("hung")
+
+    async def main() -> None:
+        async with serving([mount], behind=[f"{hung}/disk"], open_timeout=1.5) as (host, _):
+            freeze = asyncio.create_task(host.vss.freeze())
+            for _ in range(5):
+                await host.heartbeat.beat()
+                assert not freeze.done()
+            with pytest.raises(GuestStatusError):
+                await freeze
+            await settle(write(mount).has_written)
+            await host.heartbeat.beat()
+            assert host.violations == []
 
     asyncio.run(main())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hvring.guest import network
-from hvring.guest.identity import DomainName, Identity, parse_os_release
+from hvring.guest.identity import OS_RELEASES, DomainName, Identity, parse_os_release
 
 HOST = socket.gethostname()
 
@@ -39,7 +39,7 @@ def test_the_keys_are_those_of_linux_in_its_order() -> None:
 def test_the_values_come_from_the_system(tmp_path: Path) -> None:
     release = tmp_path / "os-release"
     release.write_text('# comment NAME=no\nNAME="Lab \\"Linux\\""\nVERSION_ID=13\nODD\n', encoding="utf-8")
-    found = dict(Identity(domain_name=domain_name(), os_release=str(release)).automatic())
+    found = dict(Identity(domain_name=domain_name(), os_releases=[str(release)]).automatic())
     system = os.uname()
     assert found["FullyQualifiedDomainName"] == f"{HOST}.example.test"
     assert found["IntegrationServicesVersion"] == "3.1"
@@ -60,7 +60,7 @@ def test_legacy_release_files_are_read_where_os_release_is_missing(tmp_path: Pat
     nowhere = str(tmp_path / "nowhere")
     found = dict(
         Identity(
-            domain_name=domain_name(), os_release=nowhere, legacy_releases=(nowhere, str(legacy))
+            domain_name=domain_name(), os_releases=[nowhere], legacy_releases=(nowhere, str(legacy))
         ).automatic()
     )
     assert (found["OSName"], found["OSMajorVersion"], found["OSMinorVersion"]) == ("Old Linux", "7", "3")
@@ -68,13 +68,41 @@ def test_legacy_release_files_are_read_where_os_release_is_missing(tmp_path: Pat
 
 def test_with_no_release_file_the_system_names_itself(tmp_path: Path) -> None:
     nowhere = str(tmp_path / "nowhere")
-    found = dict(Identity(domain_name=domain_name(), os_release=nowhere, legacy_releases=()).automatic())
+    found = dict(Identity(domain_name=domain_name(), os_releases=[nowhere], legacy_releases=()).automatic())
     assert (found["OSName"], found["OSMajorVersion"]) == (os.uname().sysname, "")
 
 
 def test_os_release_values_lose_their_quotes_and_escapes() -> None:
     lines = ["A='x y'\n", 'B="a\\\\b\\$c"\n', "C=a=b\n", "#D=1\n", "E=\n", "F=end\\"]
     assert parse_os_release(lines) == {"A": "x y", "B": "a\\b$c", "C": "a=b", "E": "", "F": "end"}
+    lines = [
+        'A="Joe\'s"\n',
+        "B='no \\escape'\r\n",
+        'C="no \\escape"\n',
+        "  # D=1\n",
+        " E = x\n",
+        "A2=a\\ b\n",
+        "F=1\n",
+        "F=2",
+    ]
+    assert parse_os_release(lines) == {
+        "A": "Joe's",
+        "B": "no \\escape",
+        "C": "no \\escape",
+        "E ": " x",
+        "A2": "a b",
+        "F": "2",
+    }
+
+
+def test_the_vendors_os_release_counts_where_the_administrator_has_none(tmp_path: Path) -> None:
+    vendor = tmp_path / "vendor"
+    vendor.write_text('NAME="Image Based"\nVERSION_ID="42"\n', encoding="utf-8")
+    found = dict(
+        Identity(domain_name=domain_name(), os_releases=[str(tmp_path / "none"), str(vendor)]).automatic()
+    )
+    assert (found["OSName"], found["OSMajorVersion"]) == ("Image Based", "42")
+    assert OS_RELEASES == ("/etc/os-release", "/usr/lib/os-release")
 
 
 def test_one_look_serves_a_whole_enumeration() -> None:
@@ -100,7 +128,7 @@ def test_a_resolver_that_blocks_holds_nobody_up() -> None:
         answered.set()
         return f"{host}.example.test"
 
-    name = DomainName(resolve, patience=0)
+    name = DomainName(resolve, timeout=0)
     assert name.get() == HOST
     assert name.get() == HOST
     assert not answered.is_set()
@@ -118,13 +146,34 @@ def test_a_failing_resolver_gives_the_host_name_and_no_error_text() -> None:
         calls.append(host)
         raise socket.gaierror(-2, "Name or service not known")
 
-    name = DomainName(resolve, patience=60)
+    name = DomainName(resolve, timeout=60)
     assert [name.get(), name.get()] == [HOST, HOST]
     assert calls == [HOST]  # it is not asked again at once
 
 
+def test_a_name_is_asked_for_again_when_it_is_old_and_sooner_after_a_failure() -> None:
+    now = [100.0]
+    answers: list[str | None] = [None, None, "vm.workgroup", None, "vm.corp.example.test"]
+    calls: list[float] = []
+
+    def resolve(_: str) -> str:
+        calls.append(now[0])
+        answer = answers.pop(0)
+        if answer is None:
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return answer
+
+    name = DomainName(resolve, timeout=60, max_age=300, monotonic=lambda: now[0])
+    seen = []
+    for step in (0, 4, 1, 9, 1, 299, 1, 5, 299):
+        now[0] += step
+        seen.append(name.get())
+    assert calls == [100, 105, 115, 415, 420]
+    assert seen == [HOST] * 4 + ["vm.workgroup"] * 3 + ["vm.corp.example.test"] * 2
+
+
 def test_a_new_host_name_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    name = DomainName(lambda host: f"{host}.example.test", patience=60)
+    name = DomainName(lambda host: f"{host}.example.test", timeout=60)
     assert name.get() == f"{HOST}.example.test"
     monkeypatch.setattr(socket, "gethostname", lambda: "renamed")
     assert name.get() == "renamed.example.test"

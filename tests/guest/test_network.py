@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hvring.errors import EffectError
-from hvring.guest import netlink, network
+from hvring.guest import leases, netlink, network
 from hvring.guest.network import Address, Interface
 
 ROOT = Path(__file__).parents[2]
@@ -107,6 +107,105 @@ def test_an_adapter_is_described_as_linux_describes_it(iproute: Any, tmp_path: P
     assert info["dhcp"] is True
 
 
+@pytest.mark.root
+@pytest.mark.parametrize(
+    ("address", "route", "dhcp"),
+    [
+        ("192.0.2.7/24", "default via 192.0.2.1 dev hv0 proto dhcp", True),  # without an end, as on Azure
+        ("192.0.2.7/24", "default via 192.0.2.1 dev hv0 proto dhcp table 100", True),
+        ("192.0.2.7/24", "default via 192.0.2.1 dev hv0 proto static", False),
+        ("192.0.2.7/24", "default via 192.0.2.1 dev hv0 proto boot", False),
+        ("192.0.2.7/24", "default via 198.51.100.1 dev far proto dhcp", False),
+    ],
+)
+def test_a_lease_without_an_end_is_known_by_its_route(
+    iproute: Any, address: str, route: str, dhcp: bool
+) -> None:
+    lines = (
+        "link add hv0 address 00:15:5d:01:02:03 type veth peer name far",
+        "link set far up",
+        "link set hv0 up",
+        f"address add {address} dev hv0",
+        "address add 198.51.100.2/24 dev far",
+        "address add 2001:db8::7/64 dev hv0 nodad valid_lft 3600 preferred_lft 3600",
+        f"route add {route}",
+    )
+    script = "\n".join(f"ip {line} || exit 77" for line in lines)
+    asking = f'PYTHONPATH={ROOT} exec {sys.executable} -c "$0" "$1"'
+    command = ["unshare", "--net", "sh", "-c", f"{script}\n{asking}", ASK, "00:15:5d:01:02:03"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode in (1, 77):
+        pytest.skip(f"no network namespace with a veth pair: {done.stderr.strip()}")
+    assert json.loads(done.stdout)["dhcp"] is dhcp
+
+
+def route(family: int, protocol: int, index: int) -> tuple[tuple[int, ...], dict[int, bytes]]:
+    return (family, 0, 0, 0, 254, protocol, 0, 1, 0), {4: struct.pack("=i", index)}
+
+
+def test_routes_of_a_dhcp_client_name_their_interfaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    hop = struct.pack("=HBBi", 8, 0, 0, 7)
+    several = ((socket.AF_INET, 0, 0, 0, 254, 16, 0, 1, 0), {9: hop})
+    dump = [
+        route(socket.AF_INET, 16, 2),
+        route(socket.AF_INET, 4, 3),
+        route(socket.AF_INET6, 16, 4),
+        several,
+    ]
+    monkeypatch.setattr(netlink, "dump", lambda *_: dump)
+    assert network.dhcp_interfaces() == {2, 7}
+
+
+NETWORKD = (
+    "# This is private data. Do not parse.\nADDRESS=192.0.2.7\nNETMASK=255.255.255.0\nLIFETIME=infinity\n"
+)
+DHCLIENT = """default-duid "x";
+lease {
+  interface "eth0";
+  fixed-address 192.0.2.99;
+  expire never;
+}
+lease {
+  interface "eth0";
+  fixed-address 192.0.2.7;
+  option subnet-mask 255.255.255.0;
+  expire 2 2160/01/06 00:00:00;
+}
+lease {
+  interface "eth1";
+  fixed-address 192.0.2.8;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        ("run/systemd/netif/leases/2", NETWORKD),
+        ("run/NetworkManager/devices/2", "[device]\nmanaged=managed\n[dhcp4]\nip_address=192.0.2.7\n"),
+        ("lib/NetworkManager/internal-6b0c-eth0.lease", NETWORKD),
+        ("lib/NetworkManager/dhclient-6b0c-eth0.lease", DHCLIENT),
+        ("lib/dhcp/dhclient.eth0.leases", DHCLIENT),
+        ("lib/dhclient/dhclient--eth0.lease", DHCLIENT),
+        ("lib/dhcpcd/eth0.lease", "\2\1\6\0" + 12 * "\0" + "\xc0\0\2\7" + 300 * "\0"),
+    ],
+)
+def test_a_lease_is_known_by_the_files_of_its_client(tmp_path: Path, path: str, content: str) -> None:
+    def is_leased(index: int, name: str, *addresses: str) -> bool:
+        return leases.is_leased(
+            index, name, set(addresses), run=str(tmp_path / "run"), state=str(tmp_path / "lib")
+        )
+
+    assert not is_leased(2, "eth0", "192.0.2.7")
+    file = tmp_path / path
+    file.parent.mkdir(parents=True)
+    file.write_text(content, encoding="latin-1")
+    assert is_leased(2, "eth0", "198.51.100.1", "192.0.2.7")
+    assert not is_leased(2, "eth0", "192.0.2.99")  # an old lease, or an address set by hand
+    assert not is_leased(1, "eth", "192.0.2.7")
+    assert not is_leased(3, "eth1", "192.0.2.7")
+
+
 def test_the_loopback_interface_has_no_addresses_for_the_host() -> None:
     info = network.ip_info(LOOPBACK_MAC)
     assert info is not None
@@ -130,6 +229,7 @@ def test_of_two_interfaces_with_one_mac_the_one_with_an_address_counts(
     found = (interface(1, mac), interface(2, mac, address))
     monkeypatch.setattr(network, "interfaces", lambda: found)
     monkeypatch.setattr(network, "gateways", lambda: ((1, "192.0.2.8"), (2, "192.0.2.9")))
+    monkeypatch.setattr(network, "dhcp_interfaces", lambda: {1})
     info = network.ip_info(mac.lower())
     assert info is not None
     assert (info.addresses, info.gateways, info.family, info.dhcp) == ("192.0.2.1", "192.0.2.9;", 1, False)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 30.0
+TIMEOUT = 30.0
 
 WRITER = """
 import os, sys
@@ -41,9 +41,9 @@ class Writer:
     def is_blocked(self) -> bool:
         return Path(f"/proc/{self._process.pid}/wchan").read_text() == "percpu_rwsem_wait"
 
-    def has_written(self, patience: float = PATIENCE) -> bool:
+    def has_written(self, timeout: float = TIMEOUT) -> bool:
         assert self._process.stdout is not None
-        ready = select.select([self._process.stdout], [], [], patience)[0]
+        ready = select.select([self._process.stdout], [], [], timeout)[0]
         return bool(ready) and self._process.stdout.readline() == b"written\n"
 
     def end(self) -> None:
@@ -53,7 +53,7 @@ class Writer:
 
 def wait_for(condition: Any) -> None:
     """Poll what the kernel gives no event for."""
-    give_up_at = time.monotonic() + PATIENCE
+    give_up_at = time.monotonic() + TIMEOUT
     while not condition():
         assert time.monotonic() < give_up_at, "it never came true"
         time.sleep(0.005)

@@ -11,9 +11,9 @@ import pytest
 from scripted_guest import Guest
 
 from hvring.errors import EndpointError
-from hvring.host import VirtualHost
+from hvring.host import Timing, VirtualHost
 from hvring.host.client import ControlClient, RemoteError
-from hvring.host.control import VERBS, ControlServer
+from hvring.host.control import MAX_CLIENTS, VERBS, ControlServer
 from hvring.ic import Status
 from hvring.ic.vss import VssOperation
 
@@ -56,7 +56,7 @@ async def test_every_verb_works_through_the_socket(path, tmp_path):
         assert await remote(path, "shutdown", restart=True, text="bye") == {}
         assert await remote(path, "toggle", service="kvp", offered=False) == {}
         assert (await remote(path, "status"))["services"]["kvp"]["state"] == "off"
-        host.kvp._session.accuse("GET", "something")
+        host.reports.violation("kvp", "GET", "something")
         listed = {"service": "kvp", "request": "GET", "what": "something"}
         assert await remote(path, "violations") == {"count": 1, "violations": [listed]}
         for guest in guests:
@@ -81,7 +81,21 @@ async def test_every_verb_works_through_the_socket(path, tmp_path):
         (b'{"verb": "time", "args": {"action": "stop"}}', "no action 'stop'"),
         (b'{"verb": "toggle", "args": {"service": "floppy", "offered": true}}', "no such service"),
         (b'{"verb": "wait", "args": {"timeout": 0.01}}', "no guest was ready in time"),
-        (b'{"verb": "wait", "args": {"services": [[]]}}', "unhashable"),
+        (b'{"verb": "wait", "args": {"services": [[]]}}', "argument 'services' cannot be"),
+        (b'{"verb": "wait", "args": {"timeout": true}}', "argument 'timeout' cannot be"),
+        (b'{"verb": "wait", "args": {"timeout": NaN}}', "argument 'timeout' cannot be"),
+        (b'{"verb": "wait", "args": {"timeout": 1' + b"0" * 400 + b"}}", "too large"),
+        (b'{"verb": "backup", "args": {"hold": Infinity}}', "argument 'hold' cannot be"),
+        (b'{"verb": "shutdown", "args": {"timeout": -1}}', "a number that does not fit its field"),
+        (b'{"verb": "shutdown", "args": {"reason": 4294967296}}', "a number that does not fit its field"),
+        (b'{"verb": "shutdown", "args": {"text": "\\ud800"}}', "not Unicode"),
+        (b'{"verb": "shutdown", "args": {"restart": true, "hibernate": true}}', "not both"),
+        (
+            b'{"verb": "kvp", "args": {"action": "get", "key": "k", "pool": 256}}',
+            "a number that does not fit",
+        ),
+        (b'{"verb": "kvp", "args": {"action": "get", "key": "' + b"k" * 256 + b'"}}', "too long"),
+        (b'{"verb": "kvp", "args": {"action": "set", "key": "k", "value": -1}}', "does not go into"),
         (b'{"verb": "copy", "args": {"source": "/nonexistent", "directory": "/"}}', "No such file"),
     ],
 )
@@ -127,6 +141,24 @@ async def test_a_host_that_ends_during_a_remote_backup_thaws(path):
         writer.close()
 
 
+async def test_a_guest_that_never_thaws_does_not_keep_a_host_from_ending(path, monkeypatch):
+    monkeypatch.setattr("hvring.host.control._LAST_WORDS", 0.05)
+    monkeypatch.setattr("hvring.host.host._LAST_THAW", 0.05)
+    async with (
+        VirtualHost(path, timing=Timing(answer=3600, freeze=3600)) as host,
+        Guest(path, "vss") as guest,
+    ):
+        async with ControlServer(host) as control:
+            await host.wait_ready("vss")
+            reader, writer = await asyncio.open_unix_connection(control.path)
+            writer.write(b'{"verb": "backup", "args": {"hold": 3600}}\n')
+            assert json.loads(await reader.readline()) == {"event": "frozen"}
+            guest.hold = []
+        await host.close()
+        assert await reader.readline() == b""
+        writer.close()
+
+
 async def test_copying_reports_progress(path, tmp_path, monkeypatch):
     monkeypatch.setattr("hvring.host.control._PROGRESS_EVERY", 0)
     source = tmp_path / "file"
@@ -141,6 +173,24 @@ async def test_copying_reports_progress(path, tmp_path, monkeypatch):
         await host.wait_ready("fcopy")
         await asyncio.to_thread(request)
     assert [(e["sent"], e["size"]) for e in events] == [(6144, 10_000), (10_000, 10_000)]
+
+
+async def test_the_number_of_clients_has_a_bound(path):
+    async with VirtualHost(path) as host, ControlServer(host) as control:
+        idle = [await asyncio.open_unix_connection(control.path) for _ in range(MAX_CLIENTS)]
+        for reader, writer in idle:
+            assert "result" in await ask(reader, writer, b'{"verb": "heartbeat"}')
+        with pytest.raises(RemoteError, match="32 programs drive this host already"):
+            await remote(path, "heartbeat")
+        idle.pop()[1].close()
+        while True:
+            try:
+                assert await remote(path, "heartbeat") == host.status()["heartbeat"]
+                break
+            except RemoteError:  # the place is free a moment later
+                pass
+        for _, writer in idle:
+            writer.close()
 
 
 async def test_an_endless_line_ends_the_connection_only(path):
@@ -165,5 +215,5 @@ def test_a_client_without_a_host_says_how_to_start_one(path):
 
 def test_the_table_of_verbs_is_the_documented_one():
     assert set(VERBS) == {
-        "status", "shutdown", "copy", "kvp", "backup", "time", "heartbeat", "toggle", "violations", "wait",
+        "status", "shutdown", "copy", "kvp", "ip", "backup", "time", "heartbeat", "toggle", "violations", "wait",
     }  # fmt: skip

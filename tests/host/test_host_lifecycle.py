@@ -17,6 +17,7 @@ import pytest
 from scripted_guest import Book, Guest, RawGuest
 
 from hvring.errors import ChannelRescindedError, EndpointError, RingFullError
+from hvring.events import EventKind
 from hvring.host import HostError, NoAnswerError, NotReadyError, Timing, VirtualHost
 from hvring.ic import Frame, Heartbeat, MessageType, Request, Version
 from hvring.transport.endpoint import EndpointUnavailableError, OfferReply
@@ -50,10 +51,10 @@ async def test_a_guest_that_stops_waiting_is_forgotten(path):
     async with VirtualHost(path) as host, Guest(path, "kvp") as first:
         await host.wait_ready("kvp")
         waiting = asyncio.create_task(connect_async(path, "kvp", wait=True))
-        while len(host._connections) < 2:
+        while host._reception.connections < 2:
             await asyncio.sleep(0)
         waiting.cancel()
-        while len(host._connections) > 1:
+        while host._reception.connections > 1:
             await asyncio.sleep(0)
         first.leave()
         async with Guest(path, "kvp", wait=True):
@@ -231,7 +232,7 @@ async def test_a_guest_that_is_killed_at_any_moment_leaves_the_host_serving(path
         assert host.violations == []
 
 
-async def test_a_guest_in_another_thread_is_never_accused_of_needless_signals(path):
+async def test_a_guest_in_another_thread_is_never_reported_for_needless_signals(path):
     """Neither side's steps wait for the other's: answer as fast as it goes, one by one and in bursts."""
     exchanges, bursts, burst = 1500, 60, 40
 
@@ -253,7 +254,7 @@ async def test_a_guest_in_another_thread_is_never_accused_of_needless_signals(pa
         for _ in range(exchanges):
             await host.heartbeat.beat()
         beat = Frame(MessageType.HEARTBEAT, Heartbeat(1).encode()).encode()
-        async with host.raw("heartbeat") as raw:
+        async with host.faults("heartbeat") as raw:
             for _ in range(bursts):
                 for _ in range(burst):
                     raw.send(beat)
@@ -278,7 +279,7 @@ async def test_renegotiation_at_any_time(path):
             await asyncio.sleep(0)
         assert guest.book.requests[-1].body[24] == 1, "SYNC again, in the layout of the new version"
         assert guest.book.negotiations == 2
-        assert [e.kind for e in events if e.kind == "negotiated"] == ["negotiated"] * 2
+        assert [e.kind for e in events].count(EventKind.NEGOTIATED) == 2
         assert host.violations == []
 
 
@@ -286,7 +287,7 @@ async def test_raw_payloads_reach_the_guest_and_answers_come_back_unchecked(path
     async with VirtualHost(path) as host, Guest(path, "kvp") as guest:
         await host.wait_ready("kvp")
         guest.book.answer = lambda payload: payload[::-1]
-        async with host.raw("kvp") as raw:
+        async with host.faults("kvp") as raw:
             packet = await raw.exchange(b"abcdefgh", transaction_id=77)
             assert (packet.payload, packet.transaction_id) == (b"hgfedcba", 77)
             guest.hold = []
@@ -302,11 +303,11 @@ async def test_raw_payloads_reach_the_guest_and_answers_come_back_unchecked(path
 async def test_raw_needs_a_guest_and_gives_the_channel_back(path):
     async with VirtualHost(path) as host:
         with pytest.raises(NotReadyError):
-            async with host.raw("kvp"):
+            async with host.faults("kvp"):
                 pass
         async with Guest(path, "kvp"):
             await host.wait_ready("kvp")
-            async with host.raw("kvp"):
+            async with host.faults("kvp"):
                 waiting = asyncio.create_task(host.kvp.get("k"))
                 await asyncio.sleep(0)
                 assert not waiting.done()
@@ -319,7 +320,7 @@ async def test_a_full_ring_is_waited_for_and_the_guests_wake_up_is_no_violation(
         asyncio.get_running_loop().remove_reader(guest.channel.fileno())
         obey = guest.book.fcopy
         guest.book.fcopy = lambda request: None if request.body[:4] == b"\xff" * 4 else obey(request)
-        async with host.raw("fcopy") as raw:
+        async with host.faults("fcopy") as raw:
             for size in (6000, 6000, 4000):
                 raw.send(Frame(MessageType.FCOPY, b"\xff" * size).encode())
             memory, pending_send_size = raw.memory, raw.ring_size + 12
@@ -338,7 +339,7 @@ async def test_a_ring_that_stays_full_is_given_up(path):
     async with VirtualHost(path, timing=Timing(answer=0.4)) as host, Guest(path, "fcopy") as guest:
         await host.wait_ready("fcopy")
         asyncio.get_running_loop().remove_reader(guest.channel.fileno())
-        async with host.raw("fcopy") as raw:
+        async with host.faults("fcopy") as raw:
             for size in (6000, 6000, 4000):
                 raw.send(bytes(size))
         with pytest.raises(NoAnswerError, match=r"made no room for START 'f' in 0\.4 s"):
@@ -377,7 +378,7 @@ async def test_guests_that_come_and_go_leave_nothing_open(path):
 async def test_a_host_ends_while_a_guest_waits(path):
     async with VirtualHost(path, ["vss"]) as host:
         waiting = asyncio.create_task(connect_async(path, "kvp", wait=True, timeout=None))
-        while not host._connections:
+        while not host._reception.connections:
             await asyncio.sleep(0)
     async with VirtualHost(path) as host:
         (await waiting).close()
@@ -404,9 +405,9 @@ async def test_events_tell_the_story_of_a_guest_and_a_bad_listener_harms_nobody(
             await host.wait_ready("kvp")
         await host.wait_detached("kvp")
     assert events == [
-        ("attached", "kvp: a guest attached"),
-        ("negotiated", "kvp: negotiated framework 3.0, version 4.0"),
-        ("detached", "kvp: the guest detached"),
+        (EventKind.ATTACHED, "kvp: attached"),
+        (EventKind.NEGOTIATED, "kvp: negotiated framework 3.0, version 4.0"),
+        (EventKind.DETACHED, "kvp: detached the guest detached"),
     ]
 
 

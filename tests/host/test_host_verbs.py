@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import time
 
 import pytest
 from scripted_guest import Book, Guest
 
-from hvring.errors import MessageError
-from hvring.host import GuestStatusError, HostError, NotReadyError, Timing, VirtualHost
+from hvring.events import EventKind
+from hvring.host import GuestStatusError, HostError, NotReadyError, SourceChangedError, Timing, VirtualHost
 from hvring.host.heartbeat import Contact
 from hvring.ic import ApplicationState, ShutdownRequest, Status, TimeSampleV3, TimeSampleV4, Version
 from hvring.ic.fcopy import CHUNK, FcopyFlag, FcopyOperation, StartCopy
@@ -127,7 +129,7 @@ async def test_contact_is_lost_after_two_misses_and_found_again(path):
         guest.book.application = ApplicationState.CRITICAL
         guest.release()
         await host.heartbeat.wait_contact()
-        told = [e.text for e in events if e.kind == "contact"]
+        told = [e.detail for e in events if e.kind is EventKind.CONTACT]
         assert told == [
             "ok, applications healthy",
             "lost contact, applications healthy",
@@ -160,7 +162,7 @@ async def test_kvp_limits_are_those_of_the_fields(path):
         await host.kvp.set("k" * 255, "v" * 1023)
         assert guest.book.items[0] == {"k" * 255: "v" * 1023}
         for key, value in (("k" * 256, "v"), ("k", "v" * 1024), ("a\0b", "v"), ("k", -1), ("k", 2**64)):
-            with pytest.raises(MessageError):
+            with pytest.raises(ValueError, match=r"too long|NUL|does not go into"):
                 await host.kvp.set(key, value)
         assert len(guest.book.requests) == 1
 
@@ -308,6 +310,41 @@ async def test_a_file_arrives_whole_and_in_chunks(path, tmp_path):
         assert host.violations == []
 
 
+@pytest.mark.parametrize("change", [-1, 1, -30_000, 1_000_000])
+async def test_a_file_that_changes_its_size_while_it_is_copied_is_not_copied(path, tmp_path, change):
+    size = 1_000_000
+    source = tmp_path / "growing.log"
+    source.write_bytes(bytes(size))
+
+    def progress(sent, _):
+        if sent == CHUNK:
+            os.truncate(source, size + change)
+
+    async with VirtualHost(path) as host, Guest(path, "fcopy") as guest:
+        await host.wait_ready("fcopy")
+        with pytest.raises(SourceChangedError, match="1000000"):
+            await host.fcopy.copy(source, "/srv", progress=progress)
+        assert guest.book.operations[-1] == FcopyOperation.CANCEL
+        assert guest.book.files == {}
+        for announced in (5, 7):
+            with pytest.raises(SourceChangedError):
+                await host.fcopy.copy(io.BytesIO(b"ababab"), "/srv", name="read", size=announced)
+        await host.fcopy.copy(io.BytesIO(b"ababab"), "/srv", name="read")
+        assert guest.book.files == {"/srv/read": b"ababab"}
+
+
+async def test_a_source_that_takes_its_time_to_open_holds_up_nobody_else(path, tmp_path):
+    os.mkfifo(tmp_path / "slow")
+    async with VirtualHost(path) as host, Guest(path, "fcopy"), Guest(path, "timesync"):
+        await host.wait_ready("fcopy", "timesync")
+        copy = asyncio.create_task(host.fcopy.copy(tmp_path / "slow", "/srv"))
+        for _ in range(3):
+            await host.timesync.sample()
+        with await asyncio.to_thread(open, tmp_path / "slow", "wb") as writer:
+            writer.write(b"here it is")
+        assert (await copy).size == 10
+
+
 async def test_bytes_and_readers_can_be_copied_too(path):
     class Reader:
         left = 3
@@ -397,10 +434,33 @@ async def test_a_request_that_is_given_up_does_not_confuse_the_next(path):
 async def test_the_measure_counts_what_was_exchanged(path):
     async with VirtualHost(path) as host, Guest(path, "kvp"):
         await host.wait_ready("kvp")
-        before = host.measure["kvp"].exchanges
+        before = host.latency["kvp"].exchanges
         for n in range(10):
             await host.kvp.set(f"k{n}", "v")
-        measure = host.measure["kvp"]
+        measure = host.latency["kvp"]
         assert measure.exchanges == before + 10
         assert measure.bytes_sent >= 10 * 2608
         assert 0 < measure.median <= measure.p99
+
+
+async def test_a_guest_that_refuses_the_time_is_told_once_and_anew_after_it_took_it(path):
+    events = []
+    async with (
+        VirtualHost(path, timing=QUICK, on_event=events.append) as host,
+        Guest(path, "timesync") as guest,
+    ):
+        guest.book.status[0] = Status.FAIL
+        while len(guest.book.requests) < 5:
+            await asyncio.sleep(0.001)
+        del guest.book.status[0]
+        while not host.timesync.exchanges:
+            await asyncio.sleep(0.001)
+        guest.book.status[0] = Status.FAIL
+        asked = len(guest.book.requests)
+        while len(guest.book.requests) < asked + 5:
+            await asyncio.sleep(0.001)
+    failures = [e.detail for e in events if e.kind is EventKind.FAILED]
+    assert failures == [
+        "telling the time: timesync: the guest answered SYNC with FAIL (0x80004005)",
+        "telling the time: timesync: the guest answered SAMPLE with FAIL (0x80004005)",
+    ]

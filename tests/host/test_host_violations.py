@@ -10,6 +10,7 @@ import pytest
 from scripted_guest import Book, Guest, RawGuest, body, put
 
 from hvring.errors import ReplyError
+from hvring.events import EventKind
 from hvring.host import GuestStatusError, HostError, NoAnswerError, NotReadyError, Timing, VirtualHost
 from hvring.ic import HEADER, NegotiateReply, Request, Version
 
@@ -93,14 +94,17 @@ async def test_a_broken_key_or_value_is_found(path, twist, complaint):
         assert await host.kvp.enumerate(1, 0) == ("key", "value")
 
 
-async def test_an_enumeration_without_end_is_ended(path, monkeypatch):
-    monkeypatch.setattr("hvring.host.kvp.MAX_ITEMS", 5)
+@pytest.mark.parametrize(("bound", "value"), [("MAX_ITEMS", 5), ("MAX_LETTERS", 14)])
+async def test_an_enumeration_without_end_is_ended(path, monkeypatch, bound, value):
+    monkeypatch.setattr(f"hvring.host.kvp.{bound}", value)
     async with VirtualHost(path) as host, Guest(path, "kvp") as guest:
         guest.book.items[1] = {str(n): "x" for n in range(50)}
         await host.wait_ready("kvp")
         with pytest.raises(ReplyError, match="does not end"):
             await host.kvp.list(1)
-        assert host.violations == ["kvp: ENUMERATE pool 1: no end after 5 items"]
+        assert host.violations == [
+            f"kvp: ENUMERATE pool 1: no end after {5 if bound == 'MAX_ITEMS' else 7} items"
+        ]
 
 
 @pytest.mark.parametrize(
@@ -203,7 +207,7 @@ async def test_a_failed_negotiation_is_listed_and_can_be_repeated(path, answer, 
     real, book.answer = book.answer, lambda payload: answer(Request.parse(payload))
     events = []
     async with VirtualHost(path, on_event=events.append) as host, Guest(path, "kvp", book=book):
-        while not any(e.kind == "failed" for e in events):
+        while not any(e.kind is EventKind.FAILED for e in events):
             await asyncio.sleep(0)
         assert len(host.violations) == 1
         assert complaint in host.violations[0]
@@ -301,7 +305,7 @@ async def test_a_signal_for_nothing_is_needless(path):
         while not host.violations:
             await asyncio.sleep(0)
         assert host.violations == ["kvp: idle: needless signal, 1 more than the rules allow"]
-        assert events[-1].kind == "violation"
+        assert events[-1].kind is EventKind.VIOLATION
 
 
 async def test_a_signal_that_never_comes_is_listed_and_the_answer_taken(path):
@@ -344,7 +348,7 @@ async def test_a_corrupted_read_index_is_found_when_sending(path):
         await host.wait_ready("fcopy")
         ring = len(guest.memory) // 2
         struct.pack_into("<I", guest.memory, ring + 4, 4)
-        async with host.raw("fcopy") as raw:
+        async with host.faults("fcopy") as raw:
             raw.send(bytes(6000))  # goes by what was known of the index
             raw.send(bytes(6000))
             with pytest.raises(HostError, match="corrupted the ring"):
@@ -354,7 +358,7 @@ async def test_a_corrupted_read_index_is_found_when_sending(path):
 
 
 async def test_the_list_of_violations_is_bounded_and_the_count_is_not(path, monkeypatch):
-    monkeypatch.setattr("hvring.host.host.MAX_LISTED", 3)
+    monkeypatch.setattr("hvring.host.reports.MAX_LISTED", 3)
     async with VirtualHost(path) as host, Guest(path, "kvp") as guest:
         await host.wait_ready("kvp")
         for _ in range(10):

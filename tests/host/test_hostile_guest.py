@@ -32,7 +32,7 @@ from scripted_guest import Book
 
 from hvring import ChannelRescindedError, serve
 from hvring.errors import HvringError
-from hvring.host import Timing
+from hvring.host import Timing, echo
 from hvring.host.testing import ThreadedHost, running_host
 from hvring.services import Heartbeat
 from hvring.transport.endpoint import OfferReply, OpenRequest, close_all, receive_offer
@@ -40,8 +40,10 @@ from hvring.transport.virtual import connect
 
 SECONDS = float(os.environ.get("HVRING_FUZZ_SECONDS", "8"))
 SEED = int(os.environ.get("HVRING_FUZZ_SEED", "1"))
-PATIENCE = 30.0  # seconds after which the host counts as hanging
-SHORT = Timing(answer=0.05, negotiation=0.1, freeze=0.05, open_request=0.2, heartbeat_interval=0.01)
+TIMEOUT = 30.0  # seconds after which the host counts as hanging
+WANTED = {"ReplyError", "NotReadyError"}
+# Nobody here connects and says nothing: whoever is late with the request was held up by the machine.
+SHORT = Timing(answer=0.05, negotiation=0.1, freeze=0.05, open_request=TIMEOUT, heartbeat_interval=0.01)
 
 REQUESTS = (
     b'{"hvring": 1, "open": "kvp"}',
@@ -74,7 +76,7 @@ class HostileGuest:
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         connection.connect(self.path)
         connection.send(OpenRequest(self.service, wait=True).encode())
-        assert readable(connection.fileno(), PATIENCE), "the host does not answer"
+        assert readable(connection.fileno(), TIMEOUT), "the host does not answer"
         data, descriptors = receive_offer(connection)
         size = OfferReply.decode(data).ring_size
         memory = mmap.mmap(descriptors[0], 2 * size)
@@ -190,7 +192,8 @@ def test_no_guest_can_end_or_hang_a_host(tmp_path, troubles) -> None:
         end = time.monotonic() + SECONDS
         seed = SEED
         outcomes: set[str] = set()
-        while time.monotonic() < end:
+        # On a busy machine few guests are as quick as these times ask for: go on until some were.
+        while time.monotonic() < end or not (outcomes >= WANTED or time.monotonic() > end + TIMEOUT):
             guest = HostileGuest(path, seed)
             try:
                 asked = [
@@ -200,11 +203,11 @@ def test_no_guest_can_end_or_hang_a_host(tmp_path, troubles) -> None:
                 if guest.chance.random() < 0.2:
                     knock(path, guest.chance)
                 guest.run()
-                host.do(host.wait_detached(guest.service), PATIENCE)
+                host.do(host.wait_detached(guest.service), TIMEOUT)
                 outcomes |= {outcome(verb) for verb in asked}
                 asked.clear()  # an error keeps the frames that it came through, and those the channel
                 assert host.status()["services"]["heartbeat"]["state"] == "ready"
-                settled = time.monotonic() + PATIENCE
+                settled = time.monotonic() + TIMEOUT
                 while len(os.listdir("/proc/self/fd")) > descriptors:
                     gc.collect()
                     assert time.monotonic() < settled, f"descriptors stay open: {open_files()}"
@@ -213,14 +216,50 @@ def test_no_guest_can_end_or_hang_a_host(tmp_path, troubles) -> None:
                 error.add_note(f"episode {seed}, {guest.service}: HVRING_FUZZ_SEED={seed} begins with it")
                 raise
             seed += 1
-        host.do(beat(host), PATIENCE)
+        host.do(beat(host), TIMEOUT)
         assert [
             v
             for v in host.violations
             if v.service == "heartbeat" and "late" not in v and "no answer" not in v
         ] == []
         assert host.violation_count > 0
-        assert {"ReplyError", "NotReadyError"} <= outcomes
+        assert outcomes >= WANTED
+    honest.join()
+
+
+def test_no_driver_can_end_or_hang_a_host_that_offers_a_device(tmp_path, troubles) -> None:
+    """Rings that lie in every way, to the handler of a device, while the handler answers."""
+    path, guid = str(tmp_path / "sock"), "c0ffee00-0000-4000-8000-000000000001"
+    with running_host(path, ["heartbeat"], devices={guid: echo}, timing=SHORT) as host:
+        honest = threading.Thread(target=honest_guest, args=(path,))
+        honest.start()
+        host.do(host.wait_ready("heartbeat"))
+        for seed in range(60):
+            guest = HostileGuest(path, seed)
+            guest.service = guid
+            connection, wire, descriptors = guest.attach()
+            try:
+                for _ in range(guest.chance.randrange(40)):
+                    wire.send(guest.chance.randbytes(guest.chance.choice((0, 8, 64))), seed)
+                    if guest.chance.random() < 0.3:
+                        guest.lie(wire)
+                    if guest.chance.random() < 0.1:
+                        wire.abuse_events(guest.chance, flags=True)
+            except BrokenPipeError:
+                pass  # the host took the channel back
+            finally:
+                connection.close()
+                close_all(descriptors)
+            host.do(host.wait_detached(guid), TIMEOUT)
+        host.do(beat(host), TIMEOUT)
+        with connect(path, guid) as channel:
+            channel.send(b"Hi there")
+            assert channel.wait(TIMEOUT)
+            packet = channel.recv()
+            assert packet is not None
+            assert packet.payload == b"Hi there"
+        assert troubles == []
+        assert host.violation_count > 0
     honest.join()
 
 
@@ -236,15 +275,15 @@ async def once_ready(host: ThreadedHost, service: str, verb: Coroutine[object, o
 
 async def beat(host: ThreadedHost) -> None:
     """One good beat; on a busy machine an earlier one may have been too late for the short timing."""
-    before = host.measure["heartbeat"].exchanges
-    while host.measure["heartbeat"].exchanges < before + 2:
+    before = host.latency["heartbeat"].exchanges
+    while host.latency["heartbeat"].exchanges < before + 2:
         await asyncio.sleep(0.01)
 
 
 def outcome(verb: concurrent.futures.Future) -> str:
     """How a verb ended; only by a result, or by an error that this package raises on purpose."""
     try:
-        verb.result(PATIENCE)
+        verb.result(TIMEOUT)
     except HvringError as error:
         return type(error).__name__
     return "result"
@@ -261,7 +300,7 @@ def test_a_guest_that_makes_its_eventfd_block_holds_nobody_up(tmp_path) -> None:
         wire.signal()
         connection.close()
         close_all(descriptors)
-        host.do(host.wait_detached("kvp"), PATIENCE)
+        host.do(host.wait_detached("kvp"), TIMEOUT)
 
 
 @pytest.mark.parametrize("field", HEADER_FIELDS[1:])
@@ -274,12 +313,12 @@ def test_a_lie_in_any_header_field_of_an_answer_is_reported(field, tmp_path) -> 
         connection, wire, descriptors = guest.attach()
         book = Book("kvp")
         try:
-            negotiation = wire.wait(time.monotonic() + PATIENCE)
+            negotiation = wire.wait(time.monotonic() + TIMEOUT)
             wire.send(book.answer(negotiation.payload), negotiation.transaction_id)
-            host.do(host.wait_ready("kvp"), PATIENCE)
+            host.do(host.wait_ready("kvp"), TIMEOUT)
             assert host.violations == []
             verb = asyncio.run_coroutine_threadsafe(host.kvp.get("k"), host.loop)
-            asked = wire.wait(time.monotonic() + PATIENCE)
+            asked = wire.wait(time.monotonic() + TIMEOUT)
             offset, size = field
             answer = bytearray(book.answer(asked.payload))
             answer[offset : offset + size] = bytes(255 - byte for byte in answer[offset : offset + size])

@@ -16,8 +16,17 @@ import sys
 from functools import partial
 from pathlib import Path
 
-import hvring.agent.agent
-from hvring.agent import Agent, Effects, Event, EventKind, standard_services
+from hvring.agent import (
+    Agent,
+    FcopySettings,
+    HeartbeatSettings,
+    KvpSettings,
+    Settings,
+    TimeSyncSettings,
+    service_loop,
+    standard_services,
+)
+from hvring.events import Event, EventKind
 from hvring.ic import ApplicationState
 from hvring.services import Heartbeat
 from hvring.transport.virtual import connect_async
@@ -30,25 +39,31 @@ def resident() -> int:
 
 
 async def main(directory: Path) -> None:
-    hvring.agent.agent._FIRST_PAUSE = hvring.agent.agent._LAST_PAUSE = 0.001  # channels end very often here
+    service_loop.FIRST_PAUSE = service_loop.LAST_PAUSE = 0.001  # channels end very often here
     errors: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(repr(context)))
     handler = logging.Handler(logging.ERROR)
     handler.emit = lambda record: errors.append(record.getMessage())  # type: ignore[method-assign]
     logging.getLogger().addHandler(handler)
-    effects = Effects(
-        pool_directory=directory / "pools",
-        allow=[directory / "files"],
-        set_clock=True,
-        health=lambda: ApplicationState.HEALTHY,
+    settings = Settings(
+        timesync=TimeSyncSettings(mode="step"),
+        heartbeat=HeartbeatSettings(lambda: ApplicationState.HEALTHY),
+        kvp=KvpSettings(directory / "pools"),
+        fcopy=FcopySettings([directory / "files"]),
     )
 
+    last = ""
+
     def heard(event: Event) -> None:
-        if event.kind is EventKind.FAILED:
+        nonlocal last
+        last = str(event)
+        if event.kind is EventKind.STOPPED:
             errors.append(str(event))
 
-    services = standard_services(effects)
+    services = standard_services(settings)
     vss = next(service for service in services if service.name == "vss")
+    fcopy = next(service for service in services if service.name == "fcopy")
+    receiver = fcopy._receiver  # type: ignore[attr-defined]
     openers = [
         partial(connect_async, directory / f"{n}.sock", timeout=None, wait=True)
         for n in ("attacked", "honest")
@@ -61,10 +76,12 @@ async def main(directory: Path) -> None:
         while await lines.readline():
             facts = {
                 "errors": errors,
+                "last": last,
                 "frozen": vss.frozen,  # type: ignore[attr-defined]
                 "descriptors": len(os.listdir("/proc/self/fd")),
                 "resident": resident(),
                 "tasks": len(asyncio.all_tasks()),
+                "ending": len([w for w in receiver._workers._ending if not w.has_ended()]),  # type: ignore[attr-defined]
                 "requests": sum(line["counters"]["requests"] for line in agent.stats().values()),
             }
             print(json.dumps(facts), flush=True)

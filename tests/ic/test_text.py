@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvring.errors import LyingLengthError, MessageError
+from hvring.errors import MessageError
 from hvring.ic import ShutdownRequest, text
 from hvring.ic.timesync import from_unix_ns, to_unix_ns
 
@@ -48,13 +48,13 @@ def test_a_missing_nul_is_an_error_only_where_it_is_required() -> None:
 
 @pytest.mark.parametrize("words", ["a\0b", "\ud800"])
 def test_text_that_cannot_be_told_apart_again_is_not_packed(words: str) -> None:
-    with pytest.raises(MessageError):
+    with pytest.raises(ValueError, match=r"NUL inside|not Unicode"):
         text.pack(words, 64)
 
 
 def test_text_that_does_not_fit_is_not_packed() -> None:
     assert len(text.pack("abc", 8)) == 8
-    with pytest.raises(LyingLengthError):
+    with pytest.raises(ValueError, match="too long"):
         text.pack("abcd", 8)
 
 
@@ -79,7 +79,7 @@ def test_no_shutdown_message_is_too_broken_to_read(raw: bytes) -> None:
 
 @pytest.mark.parametrize("words", ["x" * 2048, "a\0b", "\ud800"])
 def test_a_shutdown_message_that_cannot_be_written_is_an_error(words: str) -> None:
-    with pytest.raises(MessageError):
+    with pytest.raises(ValueError, match="the text"):
         ShutdownRequest(text=words).encode()
 
 

@@ -55,7 +55,7 @@ def utf16(text: str, size: int | None = None) -> bytes:
     return raw if size is None else raw.ljust(size, b"\0")
 
 
-OK, FAIL, DISK_FULL = 0, 0x80004005, 0x80070070
+OK, FAIL, DISK_FULL, NO_MORE_ITEMS = 0, 0x80004005, 0x80070070, 0x80070103
 
 DIFFERENCES = (
     Difference(
@@ -102,6 +102,16 @@ DIFFERENCES = (
     ),
     Difference(
         ("kvp",),
+        ("GET pool 2 'OSName'",),
+        (
+            *status(NO_MORE_ITEMS, OK),
+            Edit(40, bytes(4), b"\x14\0\0\0"),
+            Edit(556, bytes(18), utf16("Lab Linux")),
+        ),
+        "Linux lists the automatic keys but does not find them; with hvring what is listed can be got.",
+    ),
+    Difference(
+        ("kvp",),
         ("ENUMERATE pool 0 index *",),
         (Edit(44, b"\2\0\0\0", b"\4\0\0\0"), Edit(560, bytes(2), utf16("5"))),
         "Linux loses 64-bit numbers of type 11, the type that Windows uses; hvring stores them.",
@@ -123,6 +133,14 @@ DIFFERENCES = (
         ("ENUMERATE pool 0 index *",),
         (Edit(40, b"\xfe\x01\0\0", b"\0\x02\0\0"), Edit(48 + 2 * 254, bytes(2), utf16("k"))),
         "Linux cuts the last unit off a key of 255 units, and DELETE of the shorter key then fails.",
+    ),
+    Difference(
+        ("vss",),
+        ("HOT_BACKUP*",),
+        (Edit(36, ANYTHING, b"\5\0\0\0"),),
+        "Linux means to answer 5, no automatic recovery, and sends back what the host asked with: its driver looks for "
+        "the operation in the first byte of the daemon's answer, where the status is (0, never the 2 of HOT_BACKUP). "
+        "hvring says what is meant; `capability_flags=None` (`--backup-flags host`) gives Linux' bytes.",
     ),
     Difference(
         ("vss",),
@@ -161,6 +179,13 @@ DIFFERENCES = (
         "Follows from the refused START: there is no file to write to.",
     ),
     Difference(
+        ("fcopy-*",),
+        ("COMPLETE", "COMPLETE after that"),
+        status(OK, FAIL),
+        "Linux compares nothing with the announced size. hvring publishes a file only if exactly the announced bytes "
+        "came, or, if 0 was announced, if there is no gap; otherwise nothing is left of it.",
+    ),
+    Difference(
         ("fcopy-uio-*",),
         ("CANCEL*",),
         status(FAIL, OK),
@@ -181,14 +206,74 @@ DIFFERENCES = (
 )
 
 
-def render() -> str:
-    """The table of docs/differences.md."""
+def record(key: str, value: str) -> tuple[Edit, ...]:
+    """Another record than Linux', in an answer to ENUMERATE: sizes, key, value."""
+    sizes = b"".join(len(utf16(text) + bytes(2)).to_bytes(4, "little") for text in (key, value))
+    return (
+        Edit(40, ANYTHING, sizes),
+        Edit(48, ANYTHING, utf16(key, 512)),
+        Edit(560, ANYTHING, utf16(value, 2048)),
+    )
+
+
+MOVED_UP = (
+    "Follows from the two refusals: the records behind them move up, and no record differs but in its index."
+)
+
+# What serving over hv_utils' character devices adds to the above (PROTOCOL §10).
+DIFFERENCES_UTILS = (
+    Difference(
+        ("kvp",),
+        ("SET pool 0 'delta' *", "SET pool 0 'exp' *"),
+        status(OK, NO_MORE_ITEMS),
+        "hv_utils loses values of types 11 and 2 on their way to user space: hvring refuses them, Linux' daemon stores "
+        "an empty text and says that all is well.",
+    ),
+    *(
+        Difference(("kvp",), ("ENUMERATE pool 0 index *",), record(key, value), MOVED_UP)
+        for key, value in (
+            ("näme-世😀", "€ 🚀"),
+            ("long", "x" * 1022),
+            ("k" * 254, "v"),
+            ("nonul", "v"),
+        )
+    ),
+    Difference(
+        ("kvp",),
+        ("ENUMERATE pool 0 index *",),
+        (
+            *status(OK, NO_MORE_ITEMS),
+            Edit(36, ANYTHING, bytes(12)),
+            Edit(48, ANYTHING, bytes(512)),
+            Edit(560, ANYTHING, bytes(2048)),
+        ),
+        "Follows from the two refusals: there are two records less.",
+    ),
+)
+
+SHOWN = 36  # bytes of an edit
+
+
+def shown(data: bytes | None) -> str:
+    """As a cell of the table has it."""
+    if data is None:
+        return "any"
+    if len(data) <= SHOWN:
+        return f"`{data.hex()}`"
+    text = data.rstrip(b"\0")
+    if not text:
+        return f"{len(data)} zeros"
+    return f"`{text[:SHOWN].hex()}`" + ("…" if len(text) > SHOWN else "") + f" in {len(data)} bytes"
+
+
+def render(differences: tuple[Difference, ...] = DIFFERENCES) -> str:
+    """A table of docs/differences.md."""
     lines = ["| Recording | Request | At | Linux | hvring | Why |", "|---|---|---|---|---|---|"]
-    for d in DIFFERENCES:
+    for d in differences:
         requests = ", ".join(f"`{r}`" for r in d.requests)
         at = "<br>".join(str(e.at) for e in d.edits) or "-"
-        theirs = "<br>".join("any" if e.linux is None else f"`{e.linux.hex()}`" for e in d.edits) or "-"
-        ours = "<br>".join(f"`{e.hvring.hex()}`" for e in d.edits) or "-"
+        theirs = "<br>".join(shown(e.linux) for e in d.edits) or "-"
+        ours = "<br>".join(shown(e.hvring) for e in d.edits) or "-"
         recordings = ", ".join(f"`{r}`" for r in d.recordings)
         lines.append(f"| {recordings} | {requests} | {at} | {theirs} | {ours} | {d.why} |")
     return "\n".join(lines) + "\n"

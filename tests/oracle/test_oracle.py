@@ -21,6 +21,7 @@ from hvring.guest.network import IpInfo
 from hvring.guest.pools import PoolStore
 from hvring.guest.power import PowerAction, ShutdownOrder
 from hvring.ic import Status
+from hvring.pending import settle
 from hvring.services import Fcopy, Heartbeat, Kvp, Shutdown, TimeSync, Vss
 
 HERE = Path(__file__).parent
@@ -60,8 +61,8 @@ class LabPower:
     def supports(self, action: PowerAction) -> bool:
         return True
 
-    def act(self, order: ShutdownOrder) -> None:
-        self.orders.append(order)
+    def act(self, order: ShutdownOrder) -> Callable[[], None]:
+        return lambda: self.orders.append(order)
 
 
 class LabClock:
@@ -118,6 +119,9 @@ class LabStore(PoolStore):
     def ip_info(self, mac: str) -> IpInfo | None:
         return self.ADAPTERS.get(mac)
 
+    def set_ip(self, guid: str, wish: IpInfo) -> None:
+        raise EffectError("this machine's network is not changed for a host", Status.NOT_SUPPORTED)
+
     def adapter(self, guid: str) -> bool:
         return False
 
@@ -133,7 +137,7 @@ class LabReceiver:
 
     def start(self, directory: str, name: str, *, size: int = 0, **how: bool) -> Any:
         if not self.running:
-            return DirectoryReceiver([]).start(directory, name, **how)
+            return DirectoryReceiver().start(directory, name, **how)
         if directory == "/tmp/small" and size > 8192:
             raise EffectError("the real receiver asks the file system for its room", Status.DISK_FULL)
         if directory.startswith("/tmp/"):
@@ -168,7 +172,7 @@ def fcopy_guest(directory: Path) -> Guest:
 
 GUESTS: dict[str, Callable[[Path], Guest]] = {
     "shutdown": lambda _: Guest(Shutdown(LabPower())),
-    "timesync": lambda _: Guest(TimeSync(LabClock(), set_clock=True)),
+    "timesync": lambda _: Guest(TimeSync(LabClock(), mode="step")),
     "heartbeat": lambda _: Guest(Heartbeat()),
     "kvp": lambda directory: Guest(Kvp(LabStore(directory))),
     "vss": vss_guest,
@@ -182,7 +186,7 @@ def replay(recording: str, directory: Path) -> Iterator[tuple[Row, bytes | None]
     guest = GUESTS[recording](directory)
     for row in rows(recording):
         guest.before(row)
-        reply = guest.service.receive(row.request)
+        reply = settle(guest.service.receive(row.request))
         yield row, None if reply is None else reply.payload
 
 
@@ -237,7 +241,7 @@ def test_the_documentation_shows_the_table() -> None:
     assert table.render() in DOCS.read_text(encoding="utf-8")
 
 
-def test_the_record_of_a_real_shutdown_is_answered_before_it_is_carried_out(tmp_path: Path) -> None:
+def test_the_record_of_a_real_shutdown_is_answered_before_it_is_let_go(tmp_path: Path) -> None:
     power = LabPower()
     service = Shutdown(power)
     (row,) = (row for row in rows("shutdown") if row.what.startswith("SHUT DOWN"))

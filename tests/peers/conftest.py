@@ -47,8 +47,11 @@ def unpack() -> Unpack:
                 pytest.skip(f"cannot download {', '.join(packages)}: {done.stderr.strip().splitlines()[-1]}")
             for package in (work / "debs").glob("*.deb"):
                 subprocess.run(["dpkg-deb", "--extract", package, work / "files"], check=True)
-            if not folder.is_dir():  # another run may have been faster
+            try:
                 (work / "files").rename(folder)
+            except OSError:
+                if not folder.is_dir():  # another run was faster
+                    raise
         finally:
             shutil.rmtree(work)
         return folder

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -60,7 +62,7 @@ def cloud_init(command: list[str]) -> Callable[..., Items]:
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Pool:
-    pool = Pool(tmp_path / ".kvp_pool_1", patience=60)
+    pool = Pool(tmp_path / ".kvp_pool_1", timeout=60)
     pool.create()
     return pool
 
@@ -110,3 +112,46 @@ def test_both_write_at_the_same_time_and_nothing_is_lost(command: list[str], poo
     assert all(value == "y" * 10 for key, value in found.items() if key.startswith("mine-"))
     assert all(any(f"|{event}|" in key for key in found) for event in events)
     assert Path(pool.path).stat().st_size % RECORD_SIZE == 0
+
+
+WRITER = """
+import os, sys
+from hvring.guest.pools import Pool
+pool, name, n = Pool(sys.argv[1], timeout=60), sys.argv[2], 0
+while n < 30 or not os.path.exists(sys.argv[3]):
+    pool.set(f"{name}{n}", (name * 270)[:1900])
+    pool.set(f"{name}{n}", (name * 270)[:1500])
+    if n % 30:
+        assert pool.delete(f"{name}{n}")
+    n += 1
+print(n)
+"""
+
+
+def test_eight_write_at_the_same_time_and_nothing_is_lost_torn_or_doubled(
+    command: list[str], pool: Pool, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    over = tmp_path / "over"
+    events = [[f"event-{n}-{k}" for k in range(40)] for n in range(4)]
+    ours = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", WRITER, pool.path, name, str(over)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("ours-a-", "ours-b-", "ours-c-", "ours-d-")
+    }
+    peers = [subprocess.Popen([*command, pool.path, *some], stdout=subprocess.DEVNULL) for some in events]
+    assert [peer.wait(120) for peer in peers] == [0] * 4
+    over.touch()
+    rounds = {name: int(one.communicate(timeout=120)[0]) for name, one in ours.items()}
+    items = pool.items()
+    found = dict(items)
+    assert Path(pool.path).stat().st_size == len(items) * RECORD_SIZE
+    assert len(found) == len(items)
+    mine = {f"{name}{n}": (name * 270)[:1500] for name in ours for n in range(0, rounds[name], 30)}
+    assert {key: value for key, value in found.items() if key.startswith("ours-")} == mine
+    missing = [event for some in events for event in some if not any(f"|{event}|" in key for key in found)]
+    assert missing == []

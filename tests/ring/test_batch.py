@@ -40,7 +40,7 @@ def test_a_batch_goes_from_arrays_to_arrays(ends) -> None:
     rows = np.zeros(5, descriptor_dtype())
     rows["offset"] = [0, 8, 16, 500, 992]
     rows["length"] = 8
-    rows["type"] = 9
+    rows["type"] = 10
     rows["transaction_id"] = np.uint64(2**64 - 1) - np.arange(5, dtype=np.uint64)
     assert producer.send_batch(data, rows) == (5, True)
     out, found = np.zeros(64, np.uint8), np.zeros(8, descriptor_dtype())

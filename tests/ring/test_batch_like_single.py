@@ -20,7 +20,7 @@ Row = tuple[int, int, int, int]  # bytes, type (0: data), flags, transaction id
 rows = st.lists(
     st.tuples(
         st.integers(0, 90),
-        st.sampled_from([0, 6, 6, 6, 7, 11, 63, 65535]),
+        st.sampled_from([0, 6, 6, 6, 10, 11]),
         st.sampled_from([0, 1, 65535]),
         st.integers(0, 2**64 - 1),
     ),
@@ -33,6 +33,17 @@ def ring(size: int, start: int) -> bytearray:
     memory = bytearray(CONTROL + size)
     struct.pack_into("<II", memory, 0, start % size & ~7, start % size & ~7)
     return memory
+
+
+def become(memory: bytearray, number: int, kind: int) -> None:
+    """The packet with that number, if there is one, gets a type that cannot be sent."""
+    write, at = struct.unpack_from("<II", memory, 0)
+    size = len(memory) - CONTROL
+    while at != write and number:
+        at = (at + struct.unpack_from("<H", memory, CONTROL + at + 4)[0] * 8 + 8) % size
+        number -= 1
+    if at != write:
+        struct.pack_into("<H", memory, CONTROL + at, kind)
 
 
 def table(sent: list[Row]) -> tuple[bytes, bytes]:
@@ -72,14 +83,23 @@ def test_sending(size: int, start: int, sent: list[Row]) -> None:
     lie=st.none() | st.tuples(st.integers(0, 4095), st.binary(min_size=1, max_size=8)),
     room=st.integers(0, 4000),
     limit=st.integers(0, 50),
+    kinds=st.lists(st.sampled_from([6, 7, 63, 65535]), max_size=10),
 )
 def test_receiving(
-    size: int, start: int, sent: list[Row], lie: tuple[int, bytes] | None, room: int, limit: int
+    size: int,
+    start: int,
+    sent: list[Row],
+    lie: tuple[int, bytes] | None,
+    room: int,
+    limit: int,
+    kinds: list[int],
 ) -> None:
     memory = ring(size, start)
     sent = [row for row in sent if row[0] + 32 <= size]
     data, packed = table(sent)
     RingProducer(memory).send_batch(data, packed)
+    for n, kind in enumerate(kinds):
+        become(memory, n, kind)
     if lie is not None:
         at = CONTROL + lie[0] % size
         memory[at : at + len(lie[1])] = lie[1][: len(memory) - at]

@@ -151,20 +151,22 @@ def test_the_feature_bit_is_set_and_other_bits_are_kept() -> None:
 
 
 def test_other_packet_types_are_stepped_over_and_counted(ends) -> None:
-    _, producer, consumer = ends()
-    for kind in (1, 7, 9, 12, 63, 64, 0xFFFF):
-        producer.send(b"other", packet_type=kind)
+    memory, producer, consumer = ends()
+    for n, kind in enumerate((1, 7, 9, 12, 63, 64, 0xFFFF)):
+        producer.send(b"other")
+        struct.pack_into("<H", memory, 4096 + 32 * n, kind)
     producer.send(b"data", transaction_id=5)
     producer.send(b"done", packet_type=11)
-    producer.send(b"tail", packet_type=8)
+    producer.send(b"tail", packet_type=10)
     assert [p.type for p in consumer] == [6, 11]
     assert consumer.skipped == 8
     assert producer.free == producer.size
 
 
 def test_every_type_can_be_asked_for(ends) -> None:
-    _, producer, consumer = ends(types=None)
-    producer.send(b"x", packet_type=0xFFFF)
+    memory, producer, consumer = ends(types=None)
+    producer.send(b"x")
+    struct.pack_into("<H", memory, 4096, 0xFFFF)
     assert consumer.recv().type == 0xFFFF
     with pytest.raises(ValueError, match="no packet type"):
         RingConsumer(bytearray(8192), types=[64])
@@ -379,3 +381,23 @@ def test_room_that_there_will_never_be_is_not_waited_for(ends) -> None:
     with pytest.raises(ValueError, match="negative"):
         producer.want_room(-1)
     assert producer.want_room(producer.max_payload)
+
+
+def test_who_neither_masks_nor_arms_is_signalled_for_every_packet_and_who_masks_for_none() -> None:
+    """Of which follows how many signals are needless: PROTOCOL §2.6 knows the mask and the indices, not who looks."""
+    memory = bytearray(8192)
+    producer, consumer = RingProducer(memory), RingConsumer(memory)
+    for _ in range(5):
+        assert producer.send(b"found without having been waited for") is True
+        assert consumer.recv() is not None
+    consumer.mask()
+    for _ in range(5):
+        assert producer.send(b"found while masked") is False
+        assert consumer.recv() is not None
+    for _ in range(5):
+        assert consumer.arm() == 0
+        assert producer.send(b"announced once by each arming") is True
+        consumer.mask()
+        assert consumer.recv() is not None
+        assert producer.send(b"and not again") is False
+        assert consumer.recv() is not None

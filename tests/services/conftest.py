@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import pytest
 
@@ -11,7 +12,9 @@ from hvring.errors import EffectError
 from hvring.guest.network import IpInfo
 from hvring.guest.power import PowerAction, ShutdownOrder
 from hvring.ic import Frame, Status, Version
+from hvring.pending import Pending
 
+T = TypeVar("T")
 Packet = Callable[..., bytes]
 
 
@@ -19,15 +22,17 @@ class FakePower:
     def __init__(self) -> None:
         self.supported = set(PowerAction)
         self.orders: list[ShutdownOrder] = []
+        self.let_go: list[ShutdownOrder] = []
         self.broken = False
 
     def supports(self, action: PowerAction) -> bool:
         return action in self.supported
 
-    def act(self, order: ShutdownOrder) -> None:
+    def act(self, order: ShutdownOrder) -> Callable[[], None]:
         if self.broken:
             raise EffectError("no init system")
         self.orders.append(order)
+        return lambda: self.let_go.append(order)
 
 
 class FakeClock:
@@ -77,33 +82,53 @@ class FakeIncoming:
         self.path = path
         self.data = bytearray()
 
-    def write(self, offset: int, data: bytes | memoryview) -> None:
+    def write(self, offset: int, data: bytes | memoryview) -> Pending[None] | None:
+        return self.receiver.later(lambda: self._write(offset, data))
+
+    def _write(self, offset: int, data: bytes | memoryview) -> None:
         if offset + len(data) > self.receiver.room:
             raise EffectError("no space", Status.DISK_FULL)
+        self.data.extend(bytes(max(0, offset + len(data) - len(self.data))))
         self.data[offset : offset + len(data)] = data
 
-    def complete(self) -> str:
+    def complete(self) -> str | Pending[str]:
+        return self.receiver.later(self._complete)
+
+    def _complete(self) -> str:
         if self.receiver.broken:
             raise EffectError("cannot publish")
         self.receiver.files[self.path] = bytes(self.data)
         return self.path
 
-    def abort(self) -> None:
-        self.receiver.aborted.append(self.path)
+    def abort(self) -> Pending[None] | None:
+        return self.receiver.later(lambda: self.receiver.aborted.append(self.path))
 
 
 class FakeReceiver:
+    """``slow``: nothing is done before it is resumed; ``cancelled`` counts what never was."""
+
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
         self.aborted: list[str] = []
         self.started: list[tuple[bool, bool, int]] = []
         self.room = 10**6
         self.broken = False
+        self.slow = False
+        self.cancelled = 0
+
+    def later(self, do: Callable[[], T]) -> T | Pending[T]:
+        return Pending(do, 0.0, cancel=self._cancel) if self.slow else do()
+
+    def _cancel(self) -> None:
+        self.cancelled += 1
 
     def start(
         self, directory: str, name: str, *, overwrite: bool = False, create_path: bool = False, size: int = 0
-    ) -> FakeIncoming:
+    ) -> FakeIncoming | Pending[FakeIncoming]:
         path = f"{directory}/{name}"
+        return self.later(lambda: self._start(path, overwrite, create_path, size))
+
+    def _start(self, path: str, overwrite: bool, create_path: bool, size: int) -> FakeIncoming:
         self.started.append((overwrite, create_path, size))
         if path in self.files and not overwrite:
             raise EffectError("there is such a file", Status.ALREADY_EXISTS)
@@ -117,10 +142,17 @@ class FakeStore:
         self.adapters: dict[str, IpInfo] = {}
         self.guids: set[str] = set()
         self.error: Exception | None = None
+        self.unprepared: Exception | None = None
+        self.prepared = 0
 
     def _check(self) -> None:
         if self.error is not None:
             raise self.error
+
+    def prepare(self) -> None:
+        self.prepared += 1
+        if self.unprepared is not None:
+            raise self.unprepared
 
     def get(self, pool: int, key: str) -> str | None:
         self._check()
@@ -146,6 +178,9 @@ class FakeStore:
     def ip_info(self, mac: str) -> IpInfo | None:
         self._check()
         return self.adapters.get(mac)
+
+    def set_ip(self, guid: str, wish: IpInfo) -> None:
+        raise EffectError("this machine's network is not changed for a host", Status.NOT_SUPPORTED)
 
     def adapter(self, guid: str) -> bool:
         self._check()
@@ -229,7 +264,7 @@ def services(
 
     made = (
         Shutdown(power),
-        TimeSync(clock, set_clock=True, monotonic=monotonic),
+        TimeSync(clock, mode="step", monotonic=monotonic),
         Heartbeat(),
         Kvp(store),
         Vss(freezer, monotonic=monotonic),

@@ -10,7 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvring import ic
+from hvring.errors import LyingLengthError, ShortMessageError, UnknownOperationError
+from hvring.events import Event, EventKind
 from hvring.ic import Frame, MessageType, NegotiateRequest, Status, Version
+from hvring.ic.unreadable import Unreadable
 from hvring.services import Fcopy, Heartbeat, Kvp, Shutdown, TimeSync, Vss
 
 NAMES = {
@@ -159,11 +162,12 @@ def test_the_counters_tell_what_came(name, services):
         "silent": 2 - talkative,
         "failed": 2 + talkative,
         "short": 1,
-        "lying": 1,
+        "malformed": 1,
         "unknown_type": 1,
         "unknown_operation": 0,
         "anomalies": 2,
         "effect_errors": 0,
+        "events_suppressed": 0,
     }
 
 
@@ -242,3 +246,30 @@ def test_no_effect_makes_a_service_raise(make):
         service.reset()
     assert service.counters.effect_errors > 0
     assert str(service.last_error)
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_what_cannot_be_used_is_counted_each_time_and_told_once(name: str, services) -> None:
+    service = services[name]
+    told: list[Event] = []
+    service.on_event = told.append
+    for _ in range(100):
+        service.receive(patched(name, "<H", 18, 0xFFF0))  # a body that did not come
+    assert service.counters.malformed == 100
+    assert [(event.kind, "did not come" in event.detail) for event in told] == [(EventKind.REFUSED, True)]
+    service.reset()
+    service.receive(patched(name, "<H", 18, 0xFFF0))
+    assert len(told) == 2, "another channel, perhaps another host"
+
+
+@pytest.mark.parametrize("name", ["kvp", "fcopy"])
+def test_messages_that_cannot_be_read_are_told_by_their_kinds(name: str, services) -> None:
+    service = services[name]
+    told: list[Event] = []
+    service.on_event = told.append
+    for _ in range(10):
+        for error in (ShortMessageError("short"), LyingLengthError("long"), UnknownOperationError("what")):
+            assert service.respond(Unreadable(77, error)).status != OK
+    assert [event.detail.rpartition(" ")[2] for event in told] == ["short", "long", "what"]
+    counters = service.counters
+    assert (counters.short, counters.malformed, counters.unknown_operation) == (10, 10, 10)

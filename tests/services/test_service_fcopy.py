@@ -5,6 +5,8 @@ import itertools
 
 import pytest
 
+from hvring.errors import EffectError
+from hvring.events import EventKind
 from hvring.ic import (
     CancelCopy,
     CompleteCopy,
@@ -15,10 +17,14 @@ from hvring.ic import (
     Status,
     WriteChunk,
 )
+from hvring.news import BURST
+from hvring.pending import Pending, settle
 from hvring.services import Fcopy
+from hvring.services.base import Response
 from hvring.services.fcopy import STEPS, CopyState
 
-IDLE, COPYING, BROKEN = CopyState.IDLE, CopyState.COPYING, CopyState.BROKEN
+IDLE, STARTING = CopyState.IDLE, CopyState.STARTING
+COPYING, BROKEN = CopyState.COPYING, CopyState.BROKEN
 OK, FAIL = Status.OK, Status.FAIL
 MESSAGES = {
     FcopyOperation.START: StartCopy("new", "/dir"),
@@ -42,8 +48,12 @@ def ask(service, packet, status_of):
     return send
 
 
-def enter(state, ask, receiver):
-    if state is not IDLE:
+def enter(state, ask, receiver, service):
+    if state is STARTING:
+        receiver.slow = True
+        assert isinstance(service.handle(StartCopy("old", "/dir")), Pending)
+        receiver.slow = False
+    elif state is not IDLE:
         assert ask(StartCopy("old", "/dir")) == OK
     if state is BROKEN:
         receiver.room = 0
@@ -62,7 +72,7 @@ def test_a_file_arrives_whole(ask, receiver):
 
 
 def test_the_table_has_a_step_for_every_state_and_operation():
-    assert set(STEPS) == set(itertools.product(CopyState, FcopyOperation))
+    assert set(STEPS) == set(itertools.product(CopyState, (StartCopy, WriteChunk, CompleteCopy, CancelCopy)))
 
 
 @pytest.mark.parametrize(
@@ -72,6 +82,10 @@ def test_the_table_has_a_step_for_every_state_and_operation():
         (IDLE, FcopyOperation.WRITE, FAIL, IDLE, [], []),
         (IDLE, FcopyOperation.COMPLETE, OK, IDLE, [], []),
         (IDLE, FcopyOperation.CANCEL, OK, IDLE, [], []),
+        (STARTING, FcopyOperation.START, OK, COPYING, [], []),
+        (STARTING, FcopyOperation.WRITE, FAIL, STARTING, [], []),
+        (STARTING, FcopyOperation.COMPLETE, FAIL, IDLE, [], []),
+        (STARTING, FcopyOperation.CANCEL, OK, IDLE, [], []),
         (COPYING, FcopyOperation.START, OK, COPYING, ["/dir/old"], []),
         (COPYING, FcopyOperation.WRITE, OK, COPYING, [], []),
         (COPYING, FcopyOperation.COMPLETE, OK, IDLE, [], ["/dir/old"]),
@@ -85,7 +99,7 @@ def test_the_table_has_a_step_for_every_state_and_operation():
 def test_a_message_does_what_the_state_asks_for(
     state, operation, status, after, aborted, published, service, ask, receiver
 ):
-    enter(state, ask, receiver)
+    enter(state, ask, receiver, service)
     assert service.state is state
     assert ask(MESSAGES[operation]) == status
     assert service.state is after
@@ -96,7 +110,7 @@ def test_a_message_does_what_the_state_asks_for(
 @pytest.mark.parametrize("state", CopyState)
 @pytest.mark.parametrize("operation", [4, 9, 2**32 - 1])
 def test_an_unknown_operation_fails_and_changes_nothing(state, operation, service, ask, receiver):
-    enter(state, ask, receiver)
+    enter(state, ask, receiver, service)
     assert ask(operation.to_bytes(4, "little") + bytes(32)) == FAIL
     assert service.state is state
     assert service.counters.unknown_operation == 1
@@ -162,3 +176,187 @@ def test_a_reset_removes_the_partial_file(service, ask, receiver):
     assert receiver.aborted == ["/dir/f"]
     service.reset()
     assert receiver.aborted == ["/dir/f"]
+
+
+WHOLE = StartCopy("f", "/dir", size=12)
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks"),
+    [
+        (12, [(0, 11)]),  # short
+        (12, []),
+        (12, [(0, 5), (6, 6)]),  # a hole
+        (12, [(1, 11)]),
+        (12, [(0, 8), (4, 4)]),  # enough bytes, but some of them twice
+        (12, [(0, 13)]),  # more than announced
+        (12, [(0, 12), (12, 1)]),
+        (1, [(2**40, 1)]),
+        (2**64 - 1, [(0, 12)]),
+        (0, [(1, 5)]),  # nothing was announced: the first byte is missing
+        (0, [(0, 5), (6, 1)]),
+    ],
+)
+def test_a_file_that_is_not_whole_is_not_published(size, chunks, service, ask, receiver):
+    assert ask(StartCopy("f", "/dir", size=size)) == OK
+    for offset, count in chunks:
+        ask(WriteChunk(offset, bytes(count)))
+    assert ask(CompleteCopy()) == FAIL
+    assert receiver.files == {}
+    assert receiver.aborted == ["/dir/f"]
+    assert service.state is IDLE
+
+
+@pytest.mark.parametrize(
+    ("size", "chunks"),
+    [
+        (0, []),
+        (0, [(0, 5), (5, 1)]),
+        (12, [(0, 12)]),
+        (12, [(6, 6), (0, 6)]),  # in another order
+        (12, [(0, 8), (6, 6)]),  # some bytes twice
+        (12, [(8, 4), (0, 4), (4, 4), (12, 0)]),
+    ],
+)
+def test_a_file_that_is_whole_is_published_in_whatever_order_it_came(size, chunks, service, ask, receiver):
+    ask(StartCopy("f", "/dir", size=size))
+    for offset, count in chunks:
+        assert ask(WriteChunk(offset, bytes(count))) == OK
+    assert ask(CompleteCopy()) == OK
+    assert receiver.files == {"/dir/f": bytes(size or sum(count for _, count in chunks))}
+
+
+def test_an_effect_may_take_its_time_at_every_step(service, receiver):
+    receiver.slow = True
+    for message in (WHOLE, WriteChunk(0, bytes(12)), CompleteCopy()):
+        outcome = service.handle(message)
+        assert isinstance(outcome, Pending)
+        assert receiver.files == {}
+        assert settle(outcome) == Response()
+    assert receiver.files == {"/dir/f": bytes(12)}
+    settle(service.handle(StartCopy("g", "/dir")))
+    assert settle(service.handle(CancelCopy())) == Response()
+    assert receiver.aborted == ["/dir/g"]
+
+
+@pytest.mark.parametrize("next_message", list(MESSAGES.values()))
+@pytest.mark.parametrize("step", [WHOLE, WriteChunk(0, bytes(12)), CompleteCopy(), CancelCopy()])
+def test_a_message_that_does_not_wait_for_the_one_before_breaks_it_off_and_publishes_nothing(
+    step, next_message, service, receiver
+):
+    if step is not WHOLE:
+        settle(service.handle(WHOLE))
+        if isinstance(step, CompleteCopy):
+            settle(service.handle(WriteChunk(0, bytes(12))))
+    receiver.slow = True
+    outcome = service.handle(step)
+    assert isinstance(outcome, Pending)
+    receiver.slow = False
+    answer = service.handle(next_message)
+    if step is not WHOLE or not isinstance(next_message, WriteChunk):
+        assert receiver.cancelled == 1
+        with pytest.raises(EffectError, match="broken off"):
+            outcome.resume()
+    if isinstance(next_message, (WriteChunk, CompleteCopy)):
+        assert answer.status == FAIL
+    service.handle(CompleteCopy())
+    assert set(receiver.files) <= {"/dir/new"}
+
+
+def test_a_reset_while_an_effect_is_at_work_cancels_it(service, receiver):
+    receiver.slow = True
+    outcome = service.handle(WHOLE)
+    service.reset()
+    assert receiver.cancelled == 1
+    assert service.state is IDLE
+    with pytest.raises(EffectError):
+        outcome.resume()
+
+
+def test_a_step_that_fails_late_leads_where_one_does_that_fails_at_once(service, ask, receiver):
+    receiver.slow = True
+    receiver.files["/dir/f"] = b"old"
+    with pytest.raises(EffectError):
+        settle(service.handle(WHOLE))
+    assert service.state is IDLE
+    settle(service.handle(StartCopy("g", "/dir")))
+    receiver.room = 0
+    with pytest.raises(EffectError):
+        settle(service.handle(WriteChunk(0, b"x")))
+    assert service.state is BROKEN
+    receiver.slow = False
+    assert ask(CompleteCopy()) == FAIL
+    assert receiver.files == {"/dir/f": b"old"}
+
+
+def test_what_was_copied_is_told(service, ask):
+    told = []
+    service.on_event = told.append
+    ask(StartCopy("f", "/dir", size=4))
+    ask(WriteChunk(0, b"data"))
+    ask(CompleteCopy())
+    assert [event.kind for event in told] == [EventKind.ASKED, EventKind.COPIED]
+    assert told[1].detail == "/dir/f, 4 bytes"
+
+
+def test_pieces_are_limited_because_a_host_chooses_how_many_there_are(ask):
+    ask(StartCopy("f", "/dir"))
+    statuses = [ask(WriteChunk(2 * n, b"x")) for n in range(65)]
+    assert statuses == [OK] * 64 + [FAIL]
+    assert ask(CompleteCopy()) == FAIL
+
+
+def test_each_copy_is_on_record_once_with_what_came_of_it(service, ask, receiver):
+    told = []
+    service.on_event = told.append
+
+    def last() -> dict:
+        return {name: value for name, value in told[-1].facts.items() if name != "remedy"}
+
+    ask(StartCopy("f", "/dir", size=4, flags=FcopyFlag.OVERWRITE))
+    ask(WriteChunk(0, b"data"))
+    ask(CompleteCopy())
+    asked = {"name": "f", "overwrite": True, "create_path": False}
+    assert told[-1].kind is EventKind.COPIED
+    assert (
+        last().items() >= {**asked, "path": "/dir/f", "size": 4, "result": "copied", "sha256": None}.items()
+    )
+    assert last()["seconds"] >= 0
+
+    ask(StartCopy("f", "/dir", size=4))  # it exists
+    assert told[-1].kind is EventKind.FAILED
+    assert last().items() >= {"path": "/dir", "name": "f", "reason": "already_exists", "bytes": 0}.items()
+
+    receiver.room = 2
+    ask(StartCopy("g", "/dir"))
+    ask(WriteChunk(0, b"data"))
+    ask(CompleteCopy())
+    assert (told[-1].kind, last()["reason"]) == (EventKind.FAILED, "disk_full")
+    assert [event.kind for event in told].count(EventKind.FAILED) == 2
+    receiver.room = 10**6
+
+    ask(StartCopy("g", "/dir"))
+    ask(WriteChunk(0, b"data"))
+    ask(CancelCopy())
+    assert (told[-1].kind, last()["reason"], last()["bytes"]) == (EventKind.CANCELLED, "cancelled", 4)
+    ask(StartCopy("g", "/dir"))
+    ask(StartCopy("h", "/dir"))
+    assert (told[-2].kind, told[-2].facts["reason"]) == (EventKind.CANCELLED, "broken_off")
+    service.reset()
+    assert (told[-1].kind, last()["name"], last()["reason"]) == (EventKind.CANCELLED, "h", "broken_off")
+    assert service.counters.failures == {"already_exists": 1, "disk_full": 1, "cancelled": 1, "broken_off": 2}
+    assert service.last_failure.over_at is None
+    ask(StartCopy("h", "/dir"))
+    ask(CompleteCopy())
+    assert told[-1].kind is EventKind.COPIED
+
+
+def test_a_host_that_copies_many_files_finds_each_on_record(service, ask):
+    told = []
+    service.on_event = told.append
+    for n in range(3 * BURST):
+        ask(StartCopy(f"f{n}", "/dir"))
+        ask(CompleteCopy())
+        ask(StartCopy(f"f{n}", "/dir"))
+    kinds = [event.kind for event in told]
+    assert kinds.count(EventKind.COPIED) == kinds.count(EventKind.FAILED) == 3 * BURST

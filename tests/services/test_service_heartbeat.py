@@ -42,7 +42,7 @@ def test_a_body_without_a_state_field_gets_no_state(packet):
     assert reply.payload[36:40] == bytes(4)
 
 
-@pytest.mark.parametrize("health", [lambda: 1 / 0, lambda: 77, lambda: None])
+@pytest.mark.parametrize("health", [lambda: 1 / 0, lambda: 77, lambda: "fine"])
 def test_a_health_that_breaks_is_critical_and_never_stops_the_beat(health, packet):
     service = Heartbeat(health)
     for n in range(3):
@@ -52,3 +52,34 @@ def test_a_health_that_breaks_is_critical_and_never_stops_the_beat(health, packe
     assert service.counters.effect_errors == 3
     assert service.counters.failed == 0
     assert service.last_error is not None
+
+
+def test_where_nobody_says_how_things_are_the_host_s_word_is_echoed(packet):
+    reply = Heartbeat(lambda: None).receive(packet(MessageType.HEARTBEAT, Beat(1, 2).encode()))
+    assert Beat.decode(reply.payload[28:]).state == ApplicationState.CRITICAL
+
+
+def test_each_change_is_told_once_with_its_reason(packet):
+    class Health:
+        state, why = ApplicationState.HEALTHY, ""
+
+        def __call__(self):
+            return self.state
+
+    health, events = Health(), []
+    service = Heartbeat(health)
+    service.on_event = events.append
+    for state, why in (
+        (ApplicationState.HEALTHY, ""),
+        (ApplicationState.CRITICAL, "unit db.service: failed"),
+        (None, ""),
+    ):
+        health.state, health.why = state, why
+        for n in range(3):
+            service.receive(packet(MessageType.HEARTBEAT, Beat(n).encode()))
+    assert [event.facts for event in events] == [
+        {"from": "not said", "to": "healthy", "why": ""},
+        {"from": "healthy", "to": "critical", "why": "unit db.service: failed"},
+        {"from": "critical", "to": "not said", "why": ""},
+    ]
+    assert str(events[1]) == ("heartbeat: changed health is critical (was healthy): unit db.service: failed")

@@ -6,11 +6,11 @@ import struct
 import pytest
 
 from hvring import ic
-from hvring.errors import EffectBusyError, EffectError
+from hvring.errors import EffectError
 from hvring.guest.network import IpInfo
 from hvring.ic import KvpOperation, MessageType, Status, ValueType
-from hvring.services import Kvp, Later
-from hvring.services.kvp import PATIENCE
+from hvring.pending import Pending
+from hvring.services import Kvp
 
 KVP = MessageType.KVP
 MAC = "00:15:5D:01:02:03"
@@ -74,7 +74,8 @@ def test_the_automatic_pool_is_the_stores_facts(ask, store, status_of):
     assert ic.KvpItem.decode(body_of(ask(ic.KvpEnumerate(2, 1)))).key == "OSMajorVersion"
     assert status_of(ask(ic.KvpEnumerate(2, 2))) == Status.NO_MORE_ITEMS
     assert status_of(ask(ic.KvpEnumerate(2, 2**32 - 1))) == Status.NO_MORE_ITEMS
-    assert status_of(ask(ic.KvpGet(2, "OSName"))) == Status.NO_MORE_ITEMS
+    assert ic.KvpValue.decode(body_of(ask(ic.KvpGet(2, "OSName")))).value == "Lab Linux"
+    assert status_of(ask(ic.KvpGet(2, "other"))) == Status.NO_MORE_ITEMS
 
 
 def test_items_too_long_for_a_message_are_cut_and_not_the_end_of_the_list(ask, store):
@@ -98,13 +99,20 @@ def test_a_pool_that_is_not_there_has_no_items(pool, make, ask, store, status_of
     assert store.pools == [{}] * 5
 
 
-@pytest.mark.parametrize("error", [EffectError("locked"), ValueError("too long")])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (EffectError("unreadable"), Status.FAIL),
+        (EffectError("full", Status.DISK_FULL), Status.DISK_FULL),
+        (ValueError("too long"), Status.FAIL),
+    ],
+)
 @pytest.mark.parametrize(
     "message", [ic.KvpGet(0, "k"), ic.KvpSet(0, "k", "v"), ic.KvpDelete(0, "k"), ic.KvpEnumerate(0, 0)]
 )
-def test_a_store_that_fails_has_no_items(error, message, ask, store, status_of):
+def test_a_store_that_fails_is_not_an_empty_one(error, status, message, ask, store, status_of):
     store.error = error
-    assert status_of(ask(message)) == Status.NO_MORE_ITEMS
+    assert status_of(ask(message)) == status
     assert ask.service.last_error is error
 
 
@@ -166,53 +174,96 @@ def test_an_effect_cannot_make_a_failure_look_like_success(status, ask, store, s
 
 
 class Busy:
-    """A store that another program uses for so many looks."""
+    """A store that another program uses for so many looks; ``last``: what the look after them gives."""
 
-    def __init__(self, store, looks):
-        self.store, self.looks = store, looks
+    def __init__(self, looks, last):
+        self.looks, self.last, self.cancelled = looks, last, False
+
+    def prepare(self):
+        pass
 
     def get(self, pool, key):
         if self.looks:
             self.looks -= 1
-            raise EffectBusyError("in use")
-        return self.store.get(pool, key)
+            return Pending(lambda: self.get(pool, key), 7.5, 99, self.cancel)
+        return self.last()
+
+    def cancel(self):
+        self.cancelled = True
 
 
-def test_a_store_in_use_is_asked_again_and_the_request_counts_once(store, packet, status_of):
-    store.set(0, "k", "v")
-    service = Kvp(Busy(store, 3), monotonic=lambda: 0.0)
-    answer = service.receive(packet(KVP, ic.KvpGet(0, "k").encode(), (4, 0)))
+def begun(store, packet):
+    service = Kvp(store)
+    return service, service.receive(packet(KVP, ic.KvpGet(0, "k").encode(), (4, 0)))
+
+
+def test_a_store_in_use_is_asked_again_and_the_request_counts_once(packet, status_of):
+    service, answer = begun(Busy(3, lambda: "v"), packet)
     for _ in range(2):
-        assert isinstance(answer, Later)
-        answer = answer.again()
+        assert (answer.at, answer.descriptor) == (7.5, 99)
+        answer = answer.resume()
     assert service.counters.as_dict()["replies"] == 0
-    answer = answer.again()
+    answer = answer.resume()
     assert status_of(answer) == Status.OK
     assert ic.KvpValue.decode(body_of(answer)).value == "v"
     counters = service.counters
     assert (counters.requests, counters.replies, counters.failed, counters.effect_errors) == (1, 1, 0, 0)
 
 
-def test_a_store_that_stays_in_use_is_given_up(store, packet, status_of):
-    now = [0.0]
-    service = Kvp(Busy(store, 1000), monotonic=lambda: now[0])
-    answer = service.receive(packet(KVP, ic.KvpGet(0, "k").encode(), (4, 0)))
-    while isinstance(answer, Later):
-        now[0] += answer.seconds
-        answer = answer.again()
-    assert now[0] == pytest.approx(PATIENCE, abs=0.02)
-    assert status_of(answer) == Status.NO_MORE_ITEMS
-    assert isinstance(service.last_error, EffectBusyError)
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(EffectError("in use", Status.DISK_FULL), Status.DISK_FULL), (RuntimeError("bug"), Status.FAIL)],
+)
+def test_a_store_that_fails_when_it_is_asked_again_is_answered_too(error, status, packet, status_of):
+    def fail():
+        raise error
+
+    service, answer = begun(Busy(2, fail), packet)
+    answer = answer.resume().resume()
+    assert status_of(answer) == status
+    assert service.last_error is error
     assert (service.counters.requests, service.counters.failed) == (1, 1)
 
 
-def test_a_store_that_fails_in_another_way_when_it_is_asked_again_is_answered_too(store, packet, status_of):
-    class Breaks(Busy):
-        def get(self, pool, key):
-            super().get(pool, key)
-            raise RuntimeError("an embedder's own")
+def test_a_request_that_nobody_waits_for_any_more_is_cancelled(packet):
+    store = Busy(1, lambda: "v")
+    _, answer = begun(store, packet)
+    answer.cancel()
+    assert store.cancelled
 
-    service = Kvp(Breaks(store, 1))
-    answer = service.receive(packet(KVP, ic.KvpGet(0, "k").encode(), (4, 0)))
-    assert isinstance(answer, Later)
-    assert status_of(answer.again()) == Status.FAIL
+
+def test_another_transport_enters_between_messages(store):
+    service = Kvp(store)
+    assert service.handle(ic.KvpSet(1, "k", "v")).status == Status.OK
+    assert service.handle(ic.KvpGet(1, "k")).message == ic.KvpValue(1, "k", "v")
+    assert service.handle(ic.KvpEnumerate(1, 1)).status == Status.NO_MORE_ITEMS
+
+
+def test_pools_that_cannot_be_made_are_told_once_tried_again_and_served(store, packet, monotonic, status_of):
+    store.unprepared = EffectError("a read-only file system")
+    told = []
+    service = Kvp(store, monotonic=monotonic)
+    service.on_event = told.append
+    store.pools[1]["k"] = "v"
+
+    def ask():
+        service.tick()
+        return status_of(service.receive(packet(KVP, ic.KvpGet(1, "k").encode(), (4, 0))))
+
+    assert store.prepared == 0  # making the service touches nothing
+    assert [ask(), ask()] == [Status.OK] * 2
+    assert [str(event) for event in told] == ["kvp: failed making the pools: a read-only file system"]
+    assert service.deadline() == 60
+    monotonic.now += 60
+    assert ask() == Status.OK
+    assert (store.prepared, len(told)) == (2, 1)
+    store.unprepared = None
+    monotonic.now += 60
+    assert [ask(), ask()] == [Status.OK] * 2
+    assert (store.prepared, service.deadline()) == (3, None)
+
+
+def test_text_that_is_no_unicode_is_shown_and_not_the_end_of_the_list(ask, store):
+    store.pools[1] = {"caf\udce9": "l1 \udce9"}
+    item = ic.KvpItem.decode(body_of(ask(ic.KvpEnumerate(1, 0))))
+    assert (item.key, item.value) == ("caf\ufffd", "l1 \ufffd")

@@ -39,7 +39,7 @@ def test_a_sample_is_measured_and_echoed_without_touching_the_clock(
 
 @pytest.mark.parametrize(("flags", "expected"), [(0, 0), (1, 1), (2, 0), (3, 1)])
 def test_only_sync_sets_the_clock_and_only_when_allowed(flags, expected, clock, packet):
-    TimeSync(clock, set_clock=True).receive(v4(packet, flags))
+    TimeSync(clock, mode="step").receive(v4(packet, flags))
     assert clock.set_to == [1007 * SECOND] * expected
 
 
@@ -52,6 +52,51 @@ def test_the_time_on_the_way_counts_but_never_backwards(counter, reference, seco
     service = TimeSync(clock)
     service.receive(v4(packet, SampleFlag.SAMPLE, reference=reference))
     assert service.measurement.offset_ns == (7 + seconds) * SECOND
+
+
+@pytest.mark.parametrize(
+    ("counter", "version", "corrected"),
+    [(60_000_000, 4, True), (None, 4, False), (1, 4, False), (60_000_000, 3, False)],
+)
+def test_a_measurement_says_how_sure_it_is(clock, packet, monotonic, counter, version, corrected):
+    """Without the counter, by what the message may have waited: since the one before, or since the opening."""
+    clock.counter = counter
+    service = TimeSync(clock, monotonic=monotonic)
+    monotonic.now += 100
+    service.reset()
+    host = HOST
+    for seconds in (3, 5):
+        monotonic.now += seconds
+        host += seconds * 10**7
+        if version == 4:
+            service.receive(v4(packet, SampleFlag.SAMPLE, host, reference=50_000_000))
+        else:
+            service.receive(packet(MessageType.TIMESYNC, TimeSampleV3(host, 2).encode(), (3, 0)))
+        found = service.measurement
+        assert found.is_corrected is corrected
+        assert found.uncertainty_ns == (100 if corrected else seconds * SECOND)
+
+
+def test_messages_that_lay_in_the_ring_together_waited_together(clock, packet, monotonic):
+    """The second came right behind the first: that says nothing about how long it was there."""
+    service = TimeSync(clock, monotonic=monotonic)
+    found = []
+    for passes, host in ((0, 1000), (30, 1001), (0.001, 1002), (0.001, 1030), (5, 1035)):
+        monotonic.now += passes
+        service.receive(v4(packet, SampleFlag.SAMPLE, parent=from_unix_ns(host * SECOND)))
+        found.append(service.measurement.uncertainty_ns / SECOND)
+    # Host and guest began together: what was true each time is 0, 29, 28.001, 0.002 and 0.002.
+    assert found == pytest.approx([0, 30, 29.001, 1.002, 5], abs=1e-5)
+
+
+def test_the_guests_time_is_that_of_the_moment_at_which_the_counter_was_read(clock, packet):
+    times = iter((1000 * SECOND, 1000 * SECOND + 4000))
+    clock.now = lambda: next(times)
+    clock.counter = 0
+    service = TimeSync(clock)
+    service.receive(v4(packet, SampleFlag.SAMPLE))
+    found = service.measurement
+    assert (found.offset_ns, found.uncertainty_ns) == (7 * SECOND - 2000, 2100)
 
 
 def test_the_newest_sample_wins(clock, packet):
@@ -96,14 +141,14 @@ def test_a_version_3_body_without_flags_is_met_with_silence(clock, packet):
 
 def test_a_clock_that_cannot_be_set_is_counted_and_answered_all_the_same(clock, packet, status_of):
     clock.broken = True
-    service = TimeSync(clock, set_clock=True)
+    service = TimeSync(clock, mode="step")
     assert status_of(service.receive(v4(packet, SampleFlag.SYNC))) == Status.OK
     assert service.counters.effect_errors == 1
     assert service.measurement is not None
 
 
 def test_times_before_1970_do_no_harm(clock, packet, status_of):
-    service = TimeSync(clock, set_clock=True)
+    service = TimeSync(clock, mode="step")
     assert status_of(service.receive(v4(packet, 1, parent=0))) == Status.OK
     assert status_of(service.receive(v4(packet, 1, parent=2**64 - 1))) == Status.OK
 

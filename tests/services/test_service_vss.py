@@ -154,12 +154,26 @@ def test_negotiating_again_keeps_the_freeze(service, ask, freezer, packet):
     assert ask(THAW) == Status.OK
 
 
-def test_hot_backup_leaves_the_data_alone_unless_told_otherwise(freezer, service, packet):
+@pytest.mark.parametrize(("flags", "told"), [((), 5), ((0,), 0), ((2**32 - 1,), 2**32 - 1)])
+def test_hot_backup_says_what_this_machine_can_and_leaves_the_rest_alone(freezer, packet, flags, told):
     request = packet(MessageType.VSS, VssRequest(HOT_BACKUP, b"\xee" * 24).encode())
-    assert service.receive(request).payload[28:] == request[28:]
-    reply = Vss(freezer, 5).receive(request)
-    assert VssFlags.decode(reply.payload[28:]).flags == 5
+    reply = Vss(freezer, *flags).receive(request)
+    assert VssFlags.decode(reply.payload[28:]).flags == told
+    assert reply.payload[28:36] == request[28:36]
     assert reply.payload[40:] == request[40:]
+
+
+def test_hot_backup_leaves_the_hosts_flags_alone_if_told_to_or_if_there_is_no_backup(freezer, packet):
+    request = packet(MessageType.VSS, VssRequest(HOT_BACKUP, b"\xee" * 24).encode())
+    assert Vss(freezer, None).receive(request).payload[28:] == request[28:]
+    freezer.ready = False
+    assert Vss(freezer).receive(request).payload[28:] == request[28:]
+
+
+@pytest.mark.parametrize("flags", [-1, 2**32])
+def test_flags_that_cannot_be_told_are_refused(freezer, flags):
+    with pytest.raises(ValueError, match="32 bits"):
+        Vss(freezer, flags)
 
 
 def test_get_dm_info_has_no_flags(service, packet):

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from hvring.transport.errors import (
     DriverMissingError,
     NotHyperVError,
 )
-from hvring.transport.kernels import Kernel, parse
+from hvring.transport.kernels import Kernel, parse, running
 from hvring.transport.sysfs import UIO_DRIVER, Bus
 from hvring.vmbus import BY_NAME
 from hvring.vmbus.classes import DYNAMIC_MEMORY, FIBRE_CHANNEL, IDE, NETWORK, PCI, SCSI
@@ -213,6 +215,61 @@ def test_a_kernel_that_may_panic_is_refused_unless_forced(bus, binder) -> None:
     assert one.bind("kvp", force=True).driver == UIO_DRIVER
 
 
+SERIES = {
+    # the last that masks itself, the first and the last that may panic, the first that does not any more
+    "5.4": (300, 301, 301, 302),
+    "5.10": (245, 246, 246, 247),
+    "5.15": (194, 195, 196, 197),
+    "6.1": (155, 156, 158, 159),
+    "6.6": (111, 112, 117, 118),
+    "6.12": (52, 53, 58, 59),
+}
+
+
+@pytest.mark.parametrize("series", SERIES)
+def test_the_edges_of_the_kernels_that_may_panic(bus, binder, series: str) -> None:
+    bus.offer("kvp", "hv_utils", monitor_id=3)
+    before, first, last, cured = (kernel(f"{series}.{level}") for level in SERIES[series])
+    assert (before.may_panic, before.masks_itself) == (False, True)
+    assert (cured.may_panic, cured.masks_itself) == (False, False)
+    for bad in (first, last):
+        with pytest.raises(BindRefusedError, match=rf"install {cured.name} or newer, or insist with --force"):
+            binder(kernel=bad).bind("kvp")
+    assert bus.written == []
+    for good in (before, cured):
+        assert binder(kernel=good).bind("kvp").driver == UIO_DRIVER
+        binder(kernel=good).unbind("kvp")
+
+
+@pytest.mark.parametrize("release", ["6.8.12", "6.13.1", "6.16.12", "6.17.2", "6.17.3", "6.18.0", "7.0.1"])
+def test_no_other_series_got_half_of_the_patches(release: str) -> None:
+    one = kernel(release)
+    assert not one.may_panic
+    assert one.cured_by is None
+    assert one.masks_itself == (parse(release) < (6, 17, 3))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "release"),
+    [
+        ("version_signature", "Ubuntu 6.8.0-31.31-generic 6.8.1\n", (6, 8, 1)),
+        (
+            "version",
+            "Linux version 6.1.0-41-amd64 (a@b) (gcc-12 (Debian 12.2.0-14+deb12u1) 12.2.0) "
+            "#1 SMP PREEMPT_DYNAMIC Debian 6.1.158-1 (2025-11-09)\n",
+            (6, 1, 158),
+        ),
+        ("version", "Linux version 6.12.57\n", parse(os.uname().release)),
+        ("version_signature", "", parse(os.uname().release)),
+        ("other", "", parse(os.uname().release)),
+    ],
+)
+def test_distributions_hide_the_upstream_release_in_their_names(tmp_path, file, text, release) -> None:
+    (tmp_path / file).write_text(text)
+    assert running(tmp_path).release == release
+    assert running(tmp_path).name == os.uname().release
+
+
 def test_an_old_kernel_is_refused_except_for_monitored_channels(bus, binder) -> None:
     bus.offer("kvp", "hv_utils")
     bus.offer("vss", "hv_utils", monitor_id=3)
@@ -302,6 +359,21 @@ def test_a_state_directory_that_cannot_be_written(bus) -> None:
     assert bus.written == []
 
 
+def test_another_process_that_hangs_while_it_binds_is_not_waited_for_for_ever(bus, binder, tmp_path) -> None:
+    bus.offer("kvp", "hv_utils")
+    (tmp_path / "run").mkdir()
+    with open(tmp_path / "run/lock", "w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for do in (binder(lock_timeout=0).bind, binder(lock_timeout=0.05).unbind):
+            with pytest.raises(DeviceBusyError, match="lock"):
+                do("kvp")
+        assert bus.written == []
+        free = threading.Timer(0.05, fcntl.flock, (other, fcntl.LOCK_UN))
+        free.start()
+        assert binder(lock_timeout=1000).bind("kvp").driver == UIO_DRIVER
+        free.join()
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null"])
 def test_a_broken_file_of_origins_is_as_good_as_none(bus, binder, tmp_path: Path, text: str) -> None:
     bus.offer("kvp", "hv_utils")
@@ -333,6 +405,7 @@ def test_off_hyper_v_nothing_is_asked_and_nothing_made(tmp_path: Path) -> None:
         ("6.12.43+deb12-cloud-amd64", (6, 12, 43), True, False, True),
         ("6.12.57+deb13-cloud-amd64", (6, 12, 57), True, True, False),
         ("6.12.107+deb13-cloud-amd64", (6, 12, 107), True, False, False),
+        ("6.1.158", (6, 1, 158), False, True, False),
         ("6.17.13", (6, 17, 13), True, False, False),
         ("7.3-rc1", (7, 3, 0), True, False, False),
         ("custom", (0, 0, 0), False, False, True),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -77,3 +78,28 @@ def test_a_missing_directory_is_an_endpoint_error(tmp_path):
 def test_a_path_that_is_too_long_is_an_endpoint_error(tmp_path):
     with pytest.raises(EndpointError, match="cannot listen"):
         Listener(tmp_path / ("x" * 120), socket.SOCK_SEQPACKET)
+
+
+def test_a_directory_that_somebody_keeps_locked_is_no_place_to_listen(tmp_path, monkeypatch):
+    monkeypatch.setattr("hvring.transport.listener._LOCK_TIMEOUT", 0.05)
+    holder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_SH)  # any user who may list it can do that
+    try:
+        with pytest.raises(EndpointError, match="another program keeps its directory locked"):
+            Listener(tmp_path / "sock", socket.SOCK_SEQPACKET)
+    finally:
+        os.close(holder)
+    with Listener(tmp_path / "sock", socket.SOCK_SEQPACKET):
+        pass
+
+
+def test_a_locked_directory_does_not_keep_a_listener_from_ending(tmp_path, monkeypatch):
+    monkeypatch.setattr("hvring.transport.listener._LOCK_TIMEOUT", 0.05)
+    path = str(tmp_path / "sock")
+    listener = Listener(path, socket.SOCK_SEQPACKET)
+    holder = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(holder, fcntl.LOCK_EX)
+    listener.close()
+    os.close(holder)
+    with Listener(path, socket.SOCK_SEQPACKET):  # what it left behind is stale
+        pass

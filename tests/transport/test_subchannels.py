@@ -11,6 +11,7 @@ import fcntl
 import gc
 import mmap
 import os
+import shutil
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from hvring.transport import subchannels
 from hvring.transport.errors import (
     DeviceBusyError,
     DeviceError,
+    DeviceFaultError,
     DeviceNotFoundError,
     DevicePermissionError,
     DeviceUnavailableError,
@@ -184,6 +186,17 @@ def test_with_a_monitor_bit_it_signals_in_the_pages(nic, writes) -> None:
     assert writes == []
 
 
+def test_numbers_of_the_host_that_have_no_bit_leave_nothing_behind(nic, writes) -> None:
+    (directory(nic, MONITORED) / "monitor_id").write_text("200\n")
+    with pytest.raises(DeviceFaultError, match="no bit"):
+        open_subchannel(NIC, MONITORED, bus=nic)
+    (directory(nic, MONITORED) / "monitor_id").write_text("5\n")
+    shutil.rmtree(Path(nic.path(NIC)) / "uio/uio0/maps/map2")
+    with pytest.raises(DeviceFaultError, match="signalled"):
+        open_subchannel(NIC, MONITORED, bus=nic)
+    assert held() == []
+
+
 def test_a_kernel_that_signals_only_the_primary_is_found_out(nic, monkeypatch) -> None:
     monkeypatch.setattr(UioDevice, "control", lambda device, value: poke(nic, PRIMARY, MASK, 0))
     with pytest.raises(DeviceError, match=r"6\.16"):
@@ -229,7 +242,7 @@ def cut_ring(bus) -> None:
         (unbind, NotBoundError, "hvring bind"),
         (close_primary, DeviceUnavailableError, "open it"),
         (remove_ring, NodeMissingError, "not open"),
-        (cut_ring, DeviceError, "pages"),
+        (cut_ring, DeviceFaultError, "pages"),
     ],
 )
 def test_what_is_missing_is_said(nic, writes, change: Callable[..., None], kind, says: str) -> None:

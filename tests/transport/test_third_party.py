@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both ends of the virtual endpoint, each against a stranger's other end: plain Python, blocking eventfds, no seals.
+"""Both ends of the virtual endpoint against a stranger: plain Python, blocking eventfds, no seals but the guest's own.
 
 The stranger knows the endpoint's paragraph and PROTOCOL §2 and nothing of hvring.
 """
@@ -103,7 +103,7 @@ def strangers_host(path: str, size: int) -> Iterator[Stranger]:
             connection, _ = listening.accept()
             with connection:
                 assert json.loads(connection.recv(4096))["open"] in ("heartbeat", HEARTBEAT[0])
-                memory = os.memfd_create("stranger")
+                memory = os.memfd_create("stranger", os.MFD_ALLOW_SEALING)
                 os.ftruncate(memory, 2 * size)
                 to_host, to_guest = os.eventfd(0), os.eventfd(0)
                 mapped = mmap.mmap(memory, 2 * size)

@@ -12,6 +12,7 @@ import fcntl
 import gc
 import mmap
 import os
+import shutil
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -24,14 +25,16 @@ import pytest
 from hvring import Channel
 from hvring.channel import EventfdDoorbell
 from hvring.errors import RingCorruptError
-from hvring.transport import uio
+from hvring.transport import uevents, uio, waiting
 from hvring.transport.errors import (
     DeviceBusyError,
     DeviceError,
+    DeviceFaultError,
     DeviceNotFoundError,
     DevicePermissionError,
     DeviceUnavailableError,
     NodeMissingError,
+    NodePermissionError,
     NotBoundError,
     NotHyperVError,
     WrongNameError,
@@ -78,7 +81,7 @@ class FakeNews:
 def steps(monkeypatch) -> Iterator[list]:
     """What happens on the bus while somebody waits; afterwards nobody listens any more."""
     FakeNews.steps, FakeNews.made = [], []
-    monkeypatch.setattr(uio, "Uevents", FakeNews)
+    monkeypatch.setattr(waiting, "Uevents", FakeNews)
     yield FakeNews.steps
     assert all(news.fileno() == -1 for news in FakeNews.made)
 
@@ -209,8 +212,8 @@ def test_no_vmbus(tmp_path) -> None:
         (errno.EACCES, DevicePermissionError, "root"),
         (errno.EPERM, DevicePermissionError, "udev"),
         (errno.EBUSY, DeviceBusyError, "stop"),
-        (errno.EINVAL, DeviceError, "dmesg"),
-        (errno.ENOMEM, DeviceError, "Cannot allocate memory"),
+        (errno.EINVAL, DeviceFaultError, "dmesg"),
+        (errno.ENOMEM, DeviceFaultError, "Cannot allocate memory"),
         (errno.ENODEV, NodeMissingError, "hvring bind"),
     ],
 )
@@ -224,20 +227,151 @@ def test_a_node_that_does_not_open(bus, monkeypatch, steps, number: int, kind, s
         open_channel("kvp", bus=bus, timeout=0)
 
 
-def test_a_node_that_is_not_uio_hv_generics(bus) -> None:
-    bus.offer("kvp", UIO_DRIVER)
+OTHER = "11223344-5566-7788-99aa-bbccddeeff00"
+
+
+def _odd_rings(bus) -> None:
     (Path(bus.path(KVP)) / "uio/uio0/maps/map0/size").write_text("0x1004\n")
-    with pytest.raises(DeviceError, match="pages"):
-        open_channel("kvp", bus=bus)
-    assert mappings() == 0
 
 
-def test_a_map_that_cannot_be_mapped(bus) -> None:
-    bus.offer("kvp", UIO_DRIVER)
+def _tiny_rings(bus) -> None:
+    (Path(bus.path(KVP)) / "uio/uio0/maps/map0/size").write_text("0x1000\n")
+
+
+def _no_map(bus) -> None:
     Path(f"{bus.dev}/uio0").unlink()
     Path(f"{bus.dev}/uio0").symlink_to("/dev/null")
-    with pytest.raises(DeviceError, match="map 0"):
-        open_channel("kvp", bus=bus)
+
+
+def _no_monitor_page(bus) -> None:
+    bus.set(KVP, "monitor_id", "5")
+    shutil.rmtree(Path(bus.path(KVP)) / "uio/uio0/maps/map2")
+
+
+def _no_bit(bus) -> None:
+    bus.set(KVP, "monitor_id", "200")
+
+
+def _no_relid(bus) -> None:
+    bus.set(KVP, "monitor_id", "5")
+    bus.set(KVP, "id", str(1 << 20))
+
+
+def _wrong_class(bus) -> None:
+    bus.set(KVP, "class_id", f"{{{OTHER}}}")
+
+
+def _several(bus) -> None:
+    bus.withdraw(KVP)
+    for n in "89":
+        bus.offer(OTHER[:-1] + n, UIO_DRIVER, class_guid=BY_NAME["kvp"].class_guid)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (_odd_rings, "pages"),
+        (_tiny_rings, "pages"),
+        (_no_map, "map 0"),
+        (_no_monitor_page, "monitor page"),
+        (_no_bit, "no bit"),
+        (_no_relid, "no bit"),
+        (_wrong_class, "class"),
+        (_several, "2 devices"),
+    ],
+)
+def test_nothing_that_a_host_offers_is_final_but_nobody_waits_in_silence(bus, spoil, says: str) -> None:
+    """Whoever serves tries again after a DeviceFaultError, and can tell it: no opener swallows it."""
+    bus.offer("kvp", UIO_DRIVER)
+    spoil(bus)
+    before = descriptors()
+    for _ in range(2):
+        with pytest.raises(DeviceFaultError, match=says) as caught:
+            open_channel("kvp", bus=bus, wait=True, timeout=None)
+        with pytest.raises(type(caught.value)):
+            asyncio.run(open_channel_async("kvp", bus=bus, wait=True, timeout=None))
+        del caught
+    assert (mappings(), descriptors()) == (0, before)
+
+
+def test_what_may_pass_and_what_needs_somebody() -> None:
+    kinds = set(_kinds(DeviceError))
+    assert not any(kind.is_final for kind in kinds if issubclass(kind, DeviceUnavailableError))
+    assert {kind.__name__ for kind in kinds if kind.is_final} == {
+        "NotHyperVError",
+        "WrongNameError",
+        "DevicePermissionError",
+        "NodePermissionError",
+        "DriverMissingError",
+        "BindRefusedError",
+    }
+
+
+def _kinds(base: type) -> Iterator[type]:
+    yield base
+    for kind in base.__subclasses__():
+        yield from _kinds(kind)
+
+
+def _refusing(monkeypatch, times: int) -> list[str]:
+    """The node refuses this user so many times, as one does that udev has not given away yet."""
+    asked: list[str] = []
+    opened = os.open
+
+    def refuse(path, flags, *mode, **where):
+        if str(path).endswith("/uio0"):
+            asked.append(path)
+            if len(asked) <= times:
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(path, flags, *mode, **where)
+
+    monkeypatch.setattr(os, "open", refuse)
+    return asked
+
+
+def test_a_node_that_udev_gives_away_a_moment_later_is_waited_for(bus, steps, monkeypatch) -> None:
+    bus.offer("kvp", UIO_DRIVER)
+    asked = _refusing(monkeypatch, 3)
+    open_channel("kvp", bus=bus).close()
+    assert len(asked) == 4
+    asked.clear()
+    asyncio.run(open_channel_async("kvp", bus=bus, wait=True, timeout=None)).close()
+    assert len(asked) == 4
+
+
+def test_a_node_that_is_never_given_away_is_an_error_also_for_those_who_wait(bus, steps, monkeypatch) -> None:
+    bus.offer("kvp", UIO_DRIVER)
+    _refusing(monkeypatch, 10**9)
+    monkeypatch.setattr(waiting, "_GIVEN_AWAY_WITHIN", 0.05)
+    with pytest.raises(NodePermissionError):
+        open_channel("kvp", bus=bus, wait=True, timeout=None)
+    with pytest.raises(NodePermissionError):
+        asyncio.run(open_channel_async("kvp", bus=bus, wait=True, timeout=None))
+
+
+def test_where_nothing_can_be_listened_to_it_is_looked_now_and_then(bus, monkeypatch) -> None:
+    def none() -> None:
+        raise DeviceFaultError("cannot listen to the kernel's uevents: Too many open files")
+
+    looked: list[str] = []
+    find = bus.find
+
+    def late(name: str):
+        looked.append(name)
+        if len(looked) % 3 == 0:
+            bus.attach(KVP, UIO_DRIVER) if bus.read(KVP).driver is None else None
+        return find(name)
+
+    bus.offer("kvp")
+    monkeypatch.setattr(bus, "find", late)
+    monkeypatch.setattr(waiting, "Uevents", none)
+    monkeypatch.setattr(uevents, "LOOK_EVERY", 0.01)
+    open_channel("kvp", bus=bus, wait=True, timeout=None).close()
+    assert len(looked) == 3
+    bus.detach(KVP)
+    looked.clear()
+    asyncio.run(open_channel_async("kvp", bus=bus, wait=True, timeout=None)).close()
+    assert len(looked) == 3
 
 
 @pytest.mark.parametrize("monitor_id", [None, 5])

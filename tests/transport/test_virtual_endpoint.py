@@ -10,14 +10,19 @@ import fcntl
 import gc
 import json
 import os
+import resource
+import select
 import socket
 import struct
+import tempfile
 import threading
 
 import pytest
 
+from hvring.channel import EventfdDoorbell
 from hvring.errors import ChannelRescindedError, EndpointError, RingCorruptError
 from hvring.ring import DoubleMapping, RingConsumer, RingProducer
+from hvring.transport import virtual
 from hvring.transport.endpoint import EndpointUnavailableError, OfferReply, OpenRequest
 from hvring.transport.virtual import Handshake, Offer, connect, connect_async
 from hvring.vmbus import BY_NAME
@@ -252,6 +257,104 @@ def test_memory_without_seals_is_sealed_by_the_guest(host):
     os.close(memory)
 
 
+@pytest.mark.parametrize(
+    ("flags", "seals"),
+    [(os.MFD_CLOEXEC, 0), (os.MFD_ALLOW_SEALING, fcntl.F_SEAL_SEAL), (os.MFD_ALLOW_SEALING, 0x8 | 0x4 | 0x1)],
+    ids=["made without sealing", "sealed against seals", "sealed against writing, growing and seals"],
+)
+def test_memory_that_could_be_taken_away_is_refused_and_it_is_said_how_to_seal(flags, seals, host):
+    memory = os.memfd_create("plain", flags)
+    os.ftruncate(memory, 2 * RING)
+    if seals:
+        fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
+    host.answer(lambda connection: send(connection, good_reply(), [memory, *host.descriptors()[1:]]))
+    with pytest.raises(EndpointError, match=r"MFD_ALLOW_SEALING.*F_ADD_SEALS.*F_SEAL_SHRINK"):
+        connect(host.path, "kvp", timeout=10)
+    os.ftruncate(memory, 0)  # as it could have done later
+    os.close(memory)
+
+
+def test_a_file_on_tmpfs_is_refused_as_any_other(host):
+    """It takes seals from nobody, and whoever has it open can cut it."""
+    try:
+        file = tempfile.TemporaryFile(dir="/dev/shm")  # noqa: SIM115
+    except OSError:
+        pytest.skip("no /dev/shm")
+    with file:
+        file.truncate(2 * RING)
+        host.answer(
+            lambda connection: send(connection, good_reply(), [file.fileno(), *host.descriptors()[1:]])
+        )
+        with pytest.raises(EndpointError, match=r"not memory but a file|F_SEAL_SHRINK"):
+            connect(host.path, "kvp", timeout=10)
+
+
+def test_memory_that_is_sealed_by_the_host_cannot_be_taken_away_once_it_is_used(host):
+    host.answer(host.grant)
+    with connect(host.path, "kvp", timeout=10) as channel:
+        with pytest.raises(PermissionError):
+            os.ftruncate(host.descriptors()[0], 0)
+        assert channel.send(b"x") is not None
+
+
+def test_huge_pages_are_refused(host):
+    huge = 2 << 20
+    try:
+        memory = os.memfd_create("huge", os.MFD_ALLOW_SEALING | os.MFD_HUGETLB)
+    except OSError:
+        pytest.skip("no huge pages here")
+    os.ftruncate(memory, huge)
+    host.answer(
+        lambda connection: send(connection, good_reply(ring_size=RING), [memory, *host.descriptors()[1:]])
+    )
+    with pytest.raises(EndpointError, match="huge pages"):
+        connect(host.path, "kvp", timeout=10)
+    os.close(memory)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 1 << 40])
+def test_an_eventfd_that_never_gets_quiet_is_refused(count, host):
+    bell = os.eventfd(0, os.EFD_SEMAPHORE)
+    os.eventfd_write(bell, count)
+    host.answer(lambda connection: send(connection, good_reply(), [*host.descriptors()[:2], bell]))
+    with pytest.raises(EndpointError, match="EFD_SEMAPHORE"):
+        connect(host.path, "kvp", timeout=10)
+    os.close(bell)
+
+
+def test_a_host_that_takes_counts_away_while_they_are_looked_at_is_not_taken_for_another(host, monkeypatch):
+    """Found by the hostile host, once in tens of thousands of openings."""
+    stolen = iter([0, 1, 2])
+
+    class Robbed:
+        def __init__(self, *args, **named):
+            self.bell = EventfdDoorbell(*args, **named)
+
+        def signal(self):
+            self.bell.signal()
+
+        def take(self):
+            return next(stolen)
+
+    host.answer(host.grant)
+    monkeypatch.setattr(
+        virtual, "EventfdDoorbell", lambda *a, **n: Robbed(*a, **n) if n else EventfdDoorbell(*a)
+    )
+    with connect(host.path, "kvp", timeout=10) as channel:
+        assert channel.recv() is None
+    assert next(stolen, None) is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, (1 << 64) - 2])
+def test_what_the_host_rang_before_the_guest_looked_is_not_lost(count, host):
+    os.eventfd_write(host.descriptors()[2], count)
+    host.answer(host.grant)
+    with connect(host.path, "kvp", timeout=10) as channel:
+        assert select.select([channel], [], [], 0)[0]
+        assert channel.arm() == 0
+        assert not select.select([channel], [], [], 0)[0]
+
+
 def test_a_file_is_no_memory(host, tmp_path):
     """Reading it could wait for a server, or end the process when the disk is full."""
     with open(tmp_path / "file", "w+b") as file:
@@ -373,3 +476,19 @@ def test_datagrams_survive_the_round_trip():
 
 def test_unknown_keys_are_ignored():
     assert OpenRequest.decode(b'{"hvring": 1, "open": "kvp", "color": "red"}') == OpenRequest("kvp")
+
+
+def test_a_process_without_room_for_descriptors_does_not_blame_the_host(host):
+    host.answer(host.grant)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with Handshake(host.path, "kvp") as handshake:
+        assert handshake.start()
+        host.thread.join(10)
+        spare = os.dup(0)
+        os.close(spare)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + 1, hard))
+        try:
+            with pytest.raises(EndpointUnavailableError, match="this process has no room"):
+                handshake.finish()
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -41,8 +41,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument(
         "--kernel",
         action="append",
-        metavar="6.12|6.12.57|newest|FILE.deb[,FILE.deb…]",
-        help="a guest kernel (see --list-kernels), or package files; may be repeated; default: 6.12",
+        metavar="6.12|6.12.57|newest|FILE.deb[,FILE.deb…][:NAME[,NAME…]]",
+        help="a guest kernel (see --list-kernels), or package files, and, if not those of --scenario, its scenarios; "
+        "may be repeated; default: 6.12",
     )
     parser.add_argument(
         "--jobs",
@@ -140,12 +141,14 @@ def _seconds(group: Sequence[scenarios.Scenario]) -> float:
 
 
 def _run(cache: Cache, arguments: argparse.Namespace, jobs: int) -> int:
-    chosen = [scenarios.read(name) for name in arguments.scenario or scenarios.names()]
+    default = arguments.scenario or scenarios.names()
+    plan = [scenarios.of_kernel(wanted, default) for wanted in arguments.kernel or [_OUTER_KERNEL]]
+    chosen = [(kernel, scenarios.boots([scenarios.read(name) for name in names])) for kernel, names in plan]
     with cache.locked():
         parts = _parts(cache, arguments.wheel)
-        guests = [_guest(cache, wanted) for wanted in arguments.kernel or [_OUTER_KERNEL]]
+        guests = [(_guest(cache, kernel), groups) for kernel, groups in chosen]
     out = (arguments.out or Path(tempfile.mkdtemp(prefix="hvring-lab-"))).resolve()
-    boots = [(kernel, group) for kernel in guests for group in scenarios.boots(chosen)]
+    boots = [(kernel, group) for kernel, groups in guests for group in groups]
     pool = ThreadPoolExecutor(jobs)
     try:
         # the longest first: what comes last runs alone

@@ -132,6 +132,12 @@ def test_a_scenario_goes_before_the_one_it_names_if_both_want_the_same_guest(tmp
     assert [[scenario.name for scenario in group] for group in groups] == [["b"], ["f", "a", "c"], ["d"]]
 
 
+def test_a_kernel_may_have_scenarios_of_its_own() -> None:
+    assert scenarios.of_kernel("6.1:smoke,utils", ["a", "b"]) == ("6.1", ["smoke", "utils"])
+    assert scenarios.of_kernel("newest", ["a", "b"]) == ("newest", ["a", "b"])
+    assert scenarios.of_kernel("a.deb,b.deb:smoke", ["a"]) == ("a.deb,b.deb", ["smoke"])
+
+
 def test_machines_side_by_side_are_as_many_as_cores_and_memory_allow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,9 +11,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hvring.cli import COMMANDS
 from hvring.cli.demo.guest import GuestError, GuestProcess
 from hvring.cli.demo.scenario import Scenario
 from hvring.cli.demo.screen import Screen, summary
+from hvring.events import printable
 from hvring.host import VirtualHost
 
 
@@ -21,7 +23,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """The words of this command."""
     parser = commands.add_parser(
         "demo",
-        help="all six services between two processes, doing real work; no Hyper-V needed",
+        help=COMMANDS["demo"],
         description="Starts a virtual Hyper-V host and, as a second process, the agent; lets the host use all six "
         "services and checks what came of it. Freeze, power and clock are rehearsed.",
     )
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return asyncio.run(_run(args, directory))
     except GuestError as error:
-        print(f"hvring demo: {error}", file=sys.stderr)
+        print(f"hvring demo: {printable(str(error))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("hvring demo: interrupted", file=sys.stderr)

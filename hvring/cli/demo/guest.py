@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from hvring.errors import HvringError
 
-_PATIENCE: Final = 20.0  # seconds for the process to end
+_TIMEOUT: Final = 60.0  # seconds for the process to end
 
 
 class GuestError(HvringError):
@@ -69,7 +69,7 @@ class GuestProcess:
         assert self._process is not None
         if self._process.returncode is None:
             self._process.terminate()
-        status = await asyncio.wait_for(self._process.wait(), _PATIENCE)
+        status = await asyncio.wait_for(self._process.wait(), _TIMEOUT)
         await asyncio.gather(*self._readers)
         last = self.messages[-1] if self.messages else {}
         return status, last if last.get("event") == "summary" else {}

@@ -20,7 +20,8 @@ from hvring.ic.heartbeat import ApplicationState
 from hvring.vmbus import SERVICE_NAMES
 
 _SKEW_NS: Final = 1_500_000_000  # the demo's host lives in the future, so that there is something to measure
-_TOLERANCE_NS: Final = 250_000_000
+_TOLERANCE_NS: Final = 1_000_000_000  # an agent on a busy machine reads a sample when it has its turn
+_PATIENCE: Final = 60.0  # seconds that it may need for what takes a moment
 _REASON: Final = 0x80000000
 _TEXT: Final = "Maintenance: the host is updated. Grüße, 世界 😀"
 _BEATS: Final = 3
@@ -73,7 +74,7 @@ class Scenario:
         self.seconds = time.perf_counter() - self._began
 
     async def _steps(self) -> None:
-        await self.host.wait_ready(timeout=20)
+        await self.host.wait_ready(timeout=_PATIENCE)
         await self._time()
         await self._pairs()
         await self._file()
@@ -154,7 +155,7 @@ class Scenario:
         await self.host.set_offered("kvp", False)
         self._check("kvp", "switched off half-way: rescinded", self.host.negotiated("kvp") is None)
         await self.host.set_offered("kvp", True)
-        await self._attempt("kvp", "back", self.host.wait_ready("kvp", timeout=20))
+        await self._attempt("kvp", "back", self.host.wait_ready("kvp", timeout=_PATIENCE))
         value = await self._attempt("kvp", "read after that", self.host.kvp.get("demo.00000"))
         self._check("kvp", "switched on again: served, nothing lost", value is not None)
 
@@ -169,11 +170,16 @@ class Scenario:
 
     async def _heartbeats(self) -> None:
         self.step = "counting heartbeats"
-        while self.host.measure["heartbeat"].exchanges < _BEATS:
+
+        def good() -> bool:
+            status = self.host.heartbeat.status
+            return status.contact is Contact.OK and status.application is ApplicationState.HEALTHY
+
+        give_up_at = time.perf_counter() + _PATIENCE
+        beats = self.host.latency["heartbeat"]
+        while beats.exchanges < _BEATS or not (good() or time.perf_counter() > give_up_at):
             await asyncio.sleep(0.1)
-        status = self.host.heartbeat.status
-        good = status.contact is Contact.OK and status.application is ApplicationState.HEALTHY
-        self._check("heartbeat", "contact, and healthy applications", good, str(status))
+        self._check("heartbeat", "contact, and healthy applications", good(), str(self.host.heartbeat.status))
 
     async def _shutdown(self) -> None:
         self.step = "asking it to shut down (rehearsed)"
@@ -233,8 +239,8 @@ class Scenario:
             "seconds": self.seconds,
             **self._figures,
             "services": {
-                name: {"version": self._versions.get(name), **measure.as_dict()}
-                for name, measure in self.host.measure.items()
+                name: {"version": self._versions.get(name), **numbers.as_dict()}
+                for name, numbers in self.host.latency.items()
             },
             "checks": [asdict(check) for check in self.checks],
         }

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Final
 
 from hvring.cli.demo.scenario import Scenario
+from hvring.events import printable
 from hvring.host import VirtualHost
 
 _REFRESH: Final = 0.2  # seconds
@@ -99,7 +100,7 @@ def summary(result: dict[str, Any]) -> str:
     """The result for people."""
     lines = []
     for check in result["checks"]:
-        detail = f"  ({check['detail']})" if check["detail"] else ""
+        detail = f"  ({printable(check['detail'])})" if check["detail"] else ""
         lines.append(f"{'ok  ' if check['ok'] else 'FAIL'} {check['service']:<10} {check['what']}{detail}")
     lines += ["", _HEAD]
     for name, one in result["services"].items():

@@ -23,7 +23,12 @@ _LIBRARIES = (
 _NOT_IN_MIDDLE = ("doc", "locale", "man", "perl", "info")
 _NOT_IN_GUEST = ("ensurepip", "idlelib", "pydoc_data", "config-3*", "_ssl*", "_codecs_*")
 # The real programs take the machine down; a line on the console says that, and how, they were called.
-_POWER = '#!/bin/sh\necho "L2: /sbin/{0} $*" > /dev/console\nexec /bin/busybox {0} -f\n'
+# As an init does it: this returns, then whoever serves is told to end and waited for, then the machine goes down.
+_POWER = """#!/bin/sh
+echo "L2: /sbin/{0} $*" > /dev/console
+setsid sh -c "while kill -0 $$; do :; done; pkill -f '[h]vring run'; while pgrep -f '[h]vring run'; do :; done
+busybox {0} -f" > /dev/null 2>&1 &
+"""
 _OS_RELEASE = 'PRETTY_NAME="Lab Linux 13"\nNAME="Lab Linux"\nVERSION_ID="13"\nID=lab\n'
 _HOSTS = "127.0.0.1 localhost\n192.0.2.7 l2guest.example.test l2guest\n"
 
@@ -107,7 +112,7 @@ def guest_base(cache: Cache) -> Path:
         for name in ("tree", "packages", "daemons"):
             shutil.rmtree(directory / name)
 
-    return cache.stage("guest", f"1 {tool.key}", make) / "image"
+    return cache.stage("guest", f"2 {tool.key}", make) / "image"
 
 
 def guest_rest(kernel: Kernel, target: Path, tool: Root, trees: Iterable[tuple[str, Path]]) -> None:

@@ -53,6 +53,12 @@ def read(name: str, directory: Path = DIRECTORY) -> Scenario:
     return Scenario(name, _GUEST | own["GUEST"], own["RUNS_BEFORE"], own["SECONDS"])
 
 
+def of_kernel(wanted: str, otherwise: Sequence[str]) -> tuple[str, list[str]]:
+    """The kernel and the scenarios that ``KERNEL:NAME,NAME`` asks for, or all ``otherwise`` for only ``KERNEL``."""
+    kernel, _, own = wanted.partition(":")
+    return kernel, own.split(",") if own else list(otherwise)
+
+
 def boots(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
     """Each scenario has a boot of its own, but for one that names another with the same guest: it goes before it."""
     groups = {scenario.name: [scenario] for scenario in scenarios}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from device import Device
 from frames import Frame, take
 
-from hvring.host import Event, Host, NotReadyError, Timing
+from hvring.host import Event, EventKind, Host, NotReadyError, Timing
 from hvring.host.session import Session
 from hvring.host.testing import Threaded
 
@@ -86,7 +86,7 @@ class _Line(asyncio.Protocol):
         if frame.kind == "O":
             self._close("the guest opened the channel anew")
             self._link = FrameLink(self._transport)
-            self.session.tell("attached", "the guest opened the channel")
+            self.session.tell(EventKind.ATTACHED)
             self.session.opened(self._link)
         elif frame.kind == "C":
             self._close("the guest closed the channel")
@@ -96,13 +96,15 @@ class _Line(asyncio.Protocol):
         elif frame.kind in "WG" and self._link:
             self._link.waiting = frame.kind == "W"
         elif frame.kind == "D":
-            self.session.tell("failed", f"QEMU dropped a packet: {frame.payload.decode(errors='replace')}")
+            self.session.tell(
+                EventKind.FAILED, f"QEMU dropped a packet: {frame.payload.decode(errors='replace')}"
+            )
 
     def _close(self, why: str) -> None:
         if self._link:
             self._link = None
             self.session.closed(why)
-            self.session.tell("detached", why)
+            self.session.tell(EventKind.DETACHED, why)
 
 
 class LabHost(Host, Threaded):
@@ -139,6 +141,7 @@ class LabHost(Host, Threaded):
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for session in self.sessions.values():
             await session.finished()
+        self.reports.close()
 
     async def _attend(self, session: Session, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()

@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
 import random
 import time
 
+import _backup
+
 GUEST = {"balloon": True}  # for the boot that it shares with smoke
 SECONDS = 150
 _HOST_YEAR_2033 = 1_988_150_400
-_WRITER = "(echo frozen > /mnt/while-frozen; echo done > /tmp/written)"
-_WRITER_STATE = "cut -d ' ' -f 3 /proc/$(cat /tmp/writer)/stat"
 _DRIVER = "basename $(readlink /sys/bus/vmbus/devices/{}/driver)"
 
 
@@ -27,6 +26,18 @@ def hv_utils_is_served_first(lab):
     lab.check(not lab.host.violations, f"it breaks no rule: {lab.host.violations}")
 
 
+def the_kernels_clock_of_the_host_is_read_and_left_alone(lab):
+    lab.host.do(lab.host.timesync.sample())
+    first = _time(lab)
+    lab.check(first["quality"] == "samples come", f"`hvring time` reads the PTP clock: {first}")
+    lab.host.timesync.skew_ns = 100 * 10**9
+    lab.host.do(lab.host.timesync.sample())
+    moved = _time(lab)["offset_ns"] - first["offset_ns"]
+    lab.host.timesync.skew_ns = 0
+    lab.host.do(lab.host.timesync.sample())
+    lab.check(abs(moved - 100 * 10**9) < 10**9, f"it follows a host that is 100 s ahead: {moved} ns")
+
+
 def bind_takes_them_from_hv_utils(lab):
     if lab.kernel.startswith("6.1."):
         lab.skip("uio_hv_generic of this kernel refuses channels without monitor bit")
@@ -37,10 +48,8 @@ def bind_takes_them_from_hv_utils(lab):
 
 def run_negotiates_all_six(lab):
     _need_uio(lab)
-    lab.load("brd")
-    lab.sh(
-        "dd if=/srv/ext4.img of=/dev/ram0 bs=64k 2>/dev/null && mount -t ext4 /dev/ram0 /mnt && mkdir /srv/in"
-    )
+    _backup.mount(lab)
+    lab.sh("mkdir /srv/in")
     lab.sh("python3 -m hvring run --set-clock --allow /srv/in --json > /tmp/run.log 2>&1 &")
     try:
         lab.host.do(lab.host.wait_ready(timeout=60))
@@ -60,7 +69,7 @@ def run_negotiates_all_six(lab):
 
 def heartbeats_keep_their_cadence(lab):
     _need_ready(lab)
-    measure, since = lab.host.measure["heartbeat"], time.monotonic()
+    measure, since = lab.host.latency["heartbeat"], time.monotonic()
     wanted = measure.exchanges + 4
     while measure.exchanges < wanted and time.monotonic() - since < 30:
         time.sleep(0.05)
@@ -69,17 +78,27 @@ def heartbeats_keep_their_cadence(lab):
     lab.check(status.misses == 0 and status.contact.value == "ok", f"without a miss: {status}")
 
 
-def time_samples_measure_and_sync_sets_the_clock(lab):
+def a_sample_leaves_the_clock_alone_unless_the_guest_was_paused(lab):
+    """A host whose time jumps ahead looks like one that went on while the guest stood still."""
     _need_ready(lab)
-    before = int(lab.sh("date +%s"))
-    lab.host.timesync.skew_ns = (_HOST_YEAR_2033 - int(time.time())) * 10**9
+    before, began = int(lab.sh("date +%s")), time.monotonic()
+    lab.host.timesync.skew_ns = -3600 * 10**9
     lab.host.do(lab.host.timesync.sample())
-    after_sample = int(lab.sh("date +%s"))
-    lab.check(after_sample - before < 30, "a SAMPLE leaves the clock alone")
+    passed = int(lab.sh("date +%s")) - before
+    lab.check(
+        -5 < passed - (time.monotonic() - began) < 30, f"a SAMPLE from behind changes nothing: {passed} s"
+    )
+    lab.host.timesync.skew_ns = 3600 * 10**9
+    lab.host.do(lab.host.timesync.sample())
+    _is_as_told(lab, "a SAMPLE behind a pause sets the clock")
+    lab.sh("grep 'this machine stood still for' /tmp/run.log")
+
+
+def sync_sets_the_clock(lab):
+    _need_ready(lab)
+    lab.host.timesync.skew_ns = (_HOST_YEAR_2033 - int(time.time())) * 10**9
     lab.host.do(lab.host.timesync.sync())
-    told = lab.host.timesync.last.host_time_ns // 10**9
-    now = int(lab.sh("date +%s"))
-    lab.check(0 <= now - told < 30, f"SYNC sets the clock: {now}, the host said {told}")
+    _is_as_told(lab, "SYNC sets the clock")
 
 
 def data_is_exchanged_both_ways(lab):
@@ -100,27 +119,8 @@ def data_is_exchanged_both_ways(lab):
 
 
 def a_backup_really_freezes(lab):
-    """A write into the file system blocks from FREEZE to THAW and goes through after that."""
     _need_ready(lab)
-    seen = {}
-
-    def frozen() -> None:
-        lab.sh(f"{_WRITER} & echo $! > /tmp/writer")
-        seen["writer"] = lab.sh(
-            f"for i in $(seq 100); do {_WRITER_STATE} | grep -q D && break; sleep 0.1; done; {_WRITER_STATE}"
-        )
-        seen["written"] = lab.try_sh("test -e /tmp/written")[0] == 0
-        seen["read"] = lab.sh("cat /mnt/before")
-
-    async def during() -> None:
-        await asyncio.to_thread(frozen)
-
-    lab.sh("echo quiet > /mnt/before")
-    report = lab.host.do(lab.host.vss.backup(during))
-    lab.check(seen == {"writer": "D", "written": False, "read": "quiet"}, f"while frozen: {seen}")
-    lab.sh("for i in $(seq 100); do [ -e /tmp/written ] && break; sleep 0.1; done; cat /tmp/written")
-    lab.check(lab.sh("cat /mnt/while-frozen") == "frozen", "the write goes through after the thaw")
-    lab.say(f"frozen for {report.frozen_seconds:.2f} s")
+    _backup.backup_blocks_a_writer(lab)
 
 
 def a_file_is_copied_in(lab):
@@ -136,7 +136,7 @@ def a_file_is_copied_in(lab):
 def the_host_saw_no_violation(lab):
     _need_ready(lab)
     lab.check(not lab.host.violations, f"every rule was kept: {lab.host.violations}")
-    for name, measure in lab.host.measure.items():
+    for name, measure in lab.host.latency.items():
         lab.say(name, json.dumps(measure.as_dict()))
 
 
@@ -147,6 +147,16 @@ def a_shutdown_powers_the_guest_off(lab):
     status = lab.qemu.wait(30)
     lab.check(status == 0, f"QEMU ends with the guest: {status}")
     lab.check(not lab.host.violations, f"no rule was broken on the way: {lab.host.violations}")
+
+
+def _is_as_told(lab, what):
+    told = lab.host.timesync.last.host_time_ns // 10**9
+    now = int(lab.sh("date +%s"))
+    lab.check(0 <= now - told < 30, f"{what}: {now}, the host said {told}")
+
+
+def _time(lab):
+    return json.loads(lab.sh("python3 -m hvring time --json; true"))
 
 
 def _driver(lab, device):

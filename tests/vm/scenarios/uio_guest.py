@@ -110,7 +110,7 @@ def _echo(channel: Channel) -> None:
 
 def wait(name: str) -> None:
     """Opens a device that is bound only later; the safety look is off, so it takes a uevent."""
-    uevents.LOOK_EVERY = 1000
+    uevents.LOOK_EVERY = uevents.LOOK_RARELY = 1000
 
     async def main() -> Channel:
         opening = asyncio.ensure_future(open_channel_async(name, wait=True, timeout=None))

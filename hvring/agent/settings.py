@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every knob of the six services, in one frozen dataclass; the command line builds one, an embedder may."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeVar
+
+from hvring.agent.verify import verify
+from hvring.guest.pools import DIRECTORY, MAX_RECORDS
+from hvring.guest.power import COMMANDS, WAYS, OnDrain, PowerAction, ShutdownOrder, Way
+from hvring.ic.heartbeat import ApplicationState
+from hvring.ic.vss import NO_AUTO_RECOVERY
+from hvring.services.timesync import TimeMode
+
+Path = str | os.PathLike[str]
+
+T = TypeVar("T")
+
+
+DAY: Final = 86400.0  # seconds; who waits longer than that forgot something
+
+
+def knob(
+    default: T,
+    says: str,
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float | None = None,
+) -> T:
+    """A setting that administrators have, too: with its words for them it is in the configuration file.
+
+    A field without is for embedders only.  ``above``, ``least``, ``most``: what a number may be, or each of several;
+    a class that calls :func:`~hvring.agent.verify.verify` when it is made keeps to that wherever it comes from.
+    """
+    bounds = {"above": above, "least": least, "most": most}
+    return field(
+        default=default, metadata={"says": says, **{k: v for k, v in bounds.items() if v is not None}}
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownSettings:
+    """What becomes of the host's wish to end this machine.
+
+    ``commands`` are those of the way "command"; ``on_request`` hears of each order that is carried out.
+    ``on_drain`` are called after the commands of ``drain`` and may take their time, with the same deadline.
+    """
+
+    ways: Sequence[Way] = knob(
+        WAYS,
+        "how to go down, in the order in which it is tried: logind (over D-Bus, with jeepney), systemctl, init (the "
+        "first process is told), command (/sbin/poweroff and the like)",
+    )
+    commands: Mapping[PowerAction, Sequence[Sequence[str]]] = field(default_factory=lambda: COMMANDS)
+    timeout: float = knob(10.0, "seconds that each way has", above=0, most=DAY)
+    drain: Sequence[str] = knob(
+        (),
+        "command lines, without a shell, that are run before this machine goes down; they see "
+        "HVRING_SHUTDOWN_ACTION, _REASON, _TEXT (the host's words), _FORCE and _DEADLINE (seconds that are left)",
+    )
+    drain_timeout: float = knob(
+        10.0, "seconds that they have in all when the host names no deadline", above=0, most=DAY
+    )
+    on_drain: Sequence[OnDrain] = ()
+    on_request: Callable[[ShutdownOrder], None] | None = None
+
+    def __post_init__(self) -> None:
+        verify(self)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Command lines that are none, and why."""
+        for line in self.drain:
+            import shlex
+
+            try:
+                if not any(shlex.split(line)[:1]):
+                    yield "drain", f"{line!r} names no program"
+            except ValueError as error:
+                yield "drain", f"{line!r}: {error}"
+
+
+@dataclass(frozen=True, slots=True)
+class TimeSyncSettings:
+    """What the host's time is for."""
+
+    mode: TimeMode = knob(
+        "observe",
+        "observe: measure only; feed: give the host's time to the program that keeps the clock; step: set the clock by "
+        "the host's SYNC, and after a pause",
+    )
+    feed_to: str = knob(
+        "sock:/run/chrony/hvring.sock",
+        "with feed: sock:PATH, as in chrony's `refclock SOCK PATH`, or shm:UNIT, NTP's shared memory",
+    )
+    feed_uncertainty: float = knob(
+        0.1, "with feed: seconds; a sample of which less is known is not given on", above=0
+    )
+    implicit_sync: float | None = knob(
+        5.0,
+        "with step: seconds behind the host from which a mere sample sets the clock, too, when this machine was paused "
+        "and the host sent no SYNC; none: never",
+        above=0,
+    )
+    step_limit: float | None = knob(
+        None,
+        "with step: the most seconds by which the clock is set at once; more is refused; none: no limit",
+        above=0,
+    )
+
+    def __post_init__(self) -> None:
+        verify(self)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """What fits no bounds."""
+        if self.mode == "feed":
+            from hvring.guest.time_feed import feed
+
+            try:
+                feed(self.feed_to)
+            except ValueError as error:
+                yield "feed_to", str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatSettings:
+    """What the host hears of the applications.
+
+    ``health`` is asked at each heartbeat; None, or a None from it: the host's own word is echoed.
+    """
+
+    health: Callable[[], ApplicationState | None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KvpSettings:
+    """The pool files, and what is said of this machine."""
+
+    pool_directory: Path = knob(DIRECTORY, "where the pool files are")
+    timeout: float = knob(2.0, "seconds to wait for other programs' locks", above=0, most=DAY)
+    max_records: int = knob(MAX_RECORDS, "records in all pools together", least=0)
+    stale: Literal["tell", "clean"] = knob(
+        "tell",
+        "what to do at the start with pools that were filled on another machine: tell, or clean (empty them)",
+    )
+    set_ip: Literal["refuse", "networkmanager", "networkd", "netplan"] = knob(
+        "refuse", "what to do with IP settings from the host: refuse, or write a file for one of these"
+    )
+    set_ip_directory: Path | None = knob(None, "where that file goes; none: where its reader looks for it")
+    set_ip_apply: Sequence[str] = knob(
+        (),
+        "a program and its words, as netplan, apply, that makes the file count now; none: from the next start on",
+    )
+    binary_ip: bool = knob(
+        False, "whether to agree to version 5.0, in which IP settings are binary; Linux does not"
+    )
+    publish_errors: bool | None = knob(
+        None,
+        "whether the host can read in pool 1 why a service failed (hvring.vss.last_error and others); none: if "
+        "effects are real",
+    )
+    domain_name_age: float = knob(
+        300.0, "seconds after which the resolver is asked again for the domain name", above=0
+    )
+
+    def __post_init__(self) -> None:
+        verify(self)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Words that are no command, and why."""
+        if self.set_ip_apply and not self.set_ip_apply[0]:
+            yield "set_ip_apply", "an empty text names no program"
+
+
+@dataclass(frozen=True, slots=True)
+class VssSettings:
+    """Which file systems a backup freezes, and for how long; times in seconds."""
+
+    exclude: Sequence[str] = knob((), "globs of mount points that a backup leaves alone")
+    only: Sequence[str] | None = knob(None, "freeze nothing but these mount points; none: all that can be")
+    loops: Sequence[str] = knob((), "freeze these mount points although they are on a loop device")
+    open_timeout: float = knob(5.0, "seconds for one mount that may hang", above=0, most=DAY)
+    freeze_timeout: float = knob(60.0, "seconds in which all must be frozen", above=0, most=DAY)
+    thaw_timeout: float = knob(25.0, "seconds in which all must be thawed", above=0, most=DAY)
+    max_frozen: float = knob(
+        60.0, "seconds after which the service thaws, whatever the host says", above=0, most=DAY
+    )
+    deadline: float = knob(
+        90.0, "seconds after which the guardian thaws, whatever the service says", above=0, most=DAY
+    )
+    capability_flags: int | None = knob(
+        NO_AUTO_RECOVERY,
+        "what HOT_BACKUP answers over a ring; none: the host's own bytes, as Linux does",
+        least=0,
+        most=2**32 - 1,
+    )
+
+    def __post_init__(self) -> None:
+        verify(self)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Knobs that cannot be as they are beside others, and why."""
+        if self.deadline <= self.max_frozen:
+            yield "deadline", f"{self.deadline:g} is not above max_frozen, which is {self.max_frozen:g}"
+
+
+@dataclass(frozen=True, slots=True)
+class FcopySettings:
+    """What the host may copy into this machine."""
+
+    allow: Sequence[Path] = knob(
+        (), "directories below which the host may copy files; none: every copy is refused"
+    )
+    mode: int | None = knob(
+        None,
+        "mode of the files; none: that of the file that is replaced, or else 0o640",
+        least=0,
+        most=0o7777,
+    )
+    owner: tuple[int, int] | None = knob(
+        None,
+        "uid and gid of the files; none: those of the file that is replaced, or else this process's",
+        least=0,
+        most=2**32 - 2,  # the one above means "nobody" to the kernel
+    )
+    sync: bool = knob(True, "whether a file is on the disk before the host is told")
+    sha256: bool = knob(True, "whether the record of each copy has the file's SHA-256")
+    max_size: int | None = knob(None, "bytes of the largest file; none: no limit", least=0)
+    timeout: float = knob(10.0, "seconds that a file system may take for each step", above=0, most=DAY)
+    sync_timeout: float = knob(
+        25.0, "seconds that it may take to have all of a file on the disk", above=0, most=DAY
+    )
+
+    def __post_init__(self) -> None:
+        verify(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the services may do to this machine, and how.
+
+    ``real``: freeze, power off, set the clock; without it these are rehearsed: same answers, same record, nothing
+    done.
+    """
+
+    real: bool = False
+    shutdown: ShutdownSettings = ShutdownSettings()
+    timesync: TimeSyncSettings = TimeSyncSettings()
+    heartbeat: HeartbeatSettings = HeartbeatSettings()
+    kvp: KvpSettings = KvpSettings()
+    vss: VssSettings = VssSettings()
+    fcopy: FcopySettings = FcopySettings()

@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+from typing import Self, final
+
+def kernel_state() -> tuple[bool, int]: ...
+
+@final
+class Segment:
+    def __new__(cls, key: int, mode: int = 0o600) -> Self: ...
+    def publish(self, clock_ns: int, receive_ns: int, leap: int, precision: int) -> None: ...
