@@ -179,7 +179,9 @@ class Round:
                 if role == "agent" or "agent" in hit or chance.random() < 0.6:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(found[role], signal.SIGCONT)
-        ended = self.reap()
+        # Stopped before it had said who it is, a guardian cannot be killed by anybody: it must end by itself, later.
+        is_unknown = state == "starting" and "guardian" in stops
+        ended = self.reap(found.get("guardian", 0) if is_unknown else 0)
         self.listen(0)
         frozen = [index for index, mount in enumerate(self.mounts) if fithaw(mount) != errno.EINVAL]
         os.close(self.heard)
@@ -201,8 +203,11 @@ class Round:
                     time.sleep(seconds)
         return self.said
 
-    def reap(self) -> bool:
-        """Until nobody of this round is left: whoever loses its parent becomes a child of this process."""
+    def reap(self, goes_on_at_last: int) -> bool:
+        """Until nobody of this round is left: whoever loses its parent becomes a child of this process.
+
+        ``goes_on_at_last``: who is stopped until the agent is gone; 0: nobody.
+        """
         give_up_at = time.monotonic() + BOUND
         while time.monotonic() < give_up_at:
             try:
@@ -211,6 +216,9 @@ class Round:
                 return True
             if pid == 0:
                 time.sleep(0.002)
+            elif pid == self.agent and goes_on_at_last:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(goes_on_at_last, signal.SIGCONT)
         for pid in children(os.getpid()):
             os.kill(pid, signal.SIGKILL)
         return False
