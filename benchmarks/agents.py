@@ -39,7 +39,9 @@ def command(*words: object) -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    return os.environ | {"PYTHONPATH": str(ROOT)}
+    """With byte code that is kept, as it is of what is installed: else a start is mostly the compiler's."""
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(ROOT)}
 
 
 class RunningAgent:
