@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Final, TextIO
 
 import hvring
+from hvring.cli.layout import Parser
 from hvring.errors import HvringError
 
 COMMANDS: Final = {
@@ -38,7 +39,7 @@ COMMANDS: Final = {
 
 def parser(*names: str | None) -> argparse.ArgumentParser:
     """The words of these commands, all of which are loaded; of the others, the summary."""
-    whole = argparse.ArgumentParser(prog="hvring", description="Hyper-V integration services in user space.")
+    whole = Parser(prog="hvring", description="Hyper-V integration services in user space.")
     whole.add_argument("--version", action="version", version=f"hvring {hvring.__version__}")
     commands = whole.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, summary in COMMANDS.items():

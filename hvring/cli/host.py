@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from hvring.cli import COMMANDS
+from hvring.cli.layout import Parser, RawLayout
 from hvring.cli.pool_names import CHOICES, pool
 from hvring.events import EventKind, printable
 from hvring.vmbus import SERVICE_NAMES
@@ -38,7 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help=COMMANDS["host"],
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=RawLayout,
     )
     parser.add_argument("--socket", required=True, metavar="PATH", help="where guests attach")
     parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
@@ -63,7 +64,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def _add_verbs(parser: argparse.ArgumentParser) -> None:
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print JSON")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", title="verbs")
 

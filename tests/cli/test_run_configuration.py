@@ -114,7 +114,7 @@ import sys
 from hvring.cli import main, run
 run.BUS, run.CONFIGURATION = "/nowhere", "/nowhere"
 status = main({words})
-heavy = {{"asyncio", "logging", "socket", "dataclasses", "tomllib", "inspect", "numpy"}}
+heavy = {{"asyncio", "logging", "socket", "dataclasses", "tomllib", "inspect", "numpy", "shutil", "zlib"}}
 print(status, *sorted(heavy & set(sys.modules)))
 """
     done = subprocess.run(
