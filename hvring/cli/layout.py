@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """argparse's parser, as wide as the terminal without shutil: that brings five libraries for archives.
 
-An agent that stays for as long as the machine would keep them.
-
-argparse lays out each argument when it is added, to see that it can.
+argparse lays out each argument when it is added, to see that it can; an agent that stays for as long as the machine
+would keep what that loads.
 """
 
 from __future__ import annotations
@@ -25,9 +24,11 @@ def columns() -> int:
         said = 0
     if said > 0:
         return said
+    if sys.__stdout__ is None:  # closed before the start
+        return _USUAL
     try:
         return os.get_terminal_size(sys.__stdout__.fileno()).columns or _USUAL
-    except (AttributeError, ValueError, OSError):  # it is closed, or no terminal
+    except (ValueError, OSError):  # closed since, or no terminal
         return _USUAL
 
 
