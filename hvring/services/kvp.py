@@ -70,6 +70,7 @@ class Kvp(IntegrationService[KvpMessage]):
     kind = MessageType.KVP
     frameworks = FRAMEWORKS
     versions: ClassVar[tuple[Version, ...]] = VERSIONS
+    in_place = True
 
     def __init__(self, store: KvpStore, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -141,7 +142,7 @@ class Kvp(IntegrationService[KvpMessage]):
         assert isinstance(message, UnusableSettings)
         return self._set_ip(message.known, message.error)
 
-    def encode(self, request: Request, response: Response) -> bytes:
+    def encode(self, request: Request, response: Response) -> bytes | Request:
         if isinstance(response.message, KvpIpInfo):
             if self._is_binary:
                 from hvring.ic import kvp_ip_binary

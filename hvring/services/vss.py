@@ -136,6 +136,7 @@ class Vss(IntegrationService[VssMessage]):
     frameworks = FRAMEWORKS
     versions = VERSIONS
     minimum = MINIMUM
+    in_place = True
 
     def __init__(
         self,
@@ -193,7 +194,7 @@ class Vss(IntegrationService[VssMessage]):
             self.counters.unknown_operation += 1
         return _OK  # nothing to do, and Linux says so to it
 
-    def encode(self, request: Request, response: Response) -> bytes:
+    def encode(self, request: Request, response: Response) -> bytes | Request:
         # What is behind the flags is the host's, and comes back.
         body = None if response.message is None else response.message.encode()[:_FLAGS_END]
         return request.answer(response.status, body)
