@@ -43,7 +43,6 @@ extensions = [
         "hvring.channel._spinner",
         "hvring.channel._channel",
         "hvring.guest._ntp",
-        "hvring.ic._request",
     )
 ]
 

@@ -8,8 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from types import TracebackType
+
+from processors import GUEST, favoured
 
 from hvring import Channel
 from hvring.channel import EventfdDoorbell
@@ -47,30 +50,39 @@ def environment() -> dict[str, str]:
 class RunningAgent:
     """`with RunningAgent(folder, "kvp") as agent: agent.ask("kvp", payload)`; `folder` gets the socket and the pools.
 
-    `program`: a script to run in place of `hvring run`; it gets the socket's path and the services.
+    `program`: a script to run in place of `hvring run`; it gets the socket's path, the services and `words`.
+    `as_guest`: on the processor for guests, undisturbed (processors.py).
 
     `started` and `answered` are of the monotonic clock: the process began, and the last of its services agreed to a
     version.
     """
 
     def __init__(
-        self, folder: Path, *services: str, words: tuple[object, ...] = (), program: Path | None = None
+        self,
+        folder: Path,
+        *services: str,
+        words: tuple[object, ...] = (),
+        program: Path | None = None,
+        as_guest: bool = False,
     ) -> None:
         self.pools = folder / "pools"
         self.channels: dict[str, Channel] = {}
-        self._kept: list[socket.socket | Offer] = []
+        self.offers: dict[str, tuple[Offer, socket.socket]] = {}  # and the guest's connection
         path = folder / "host.sock"
         with Listener(path, socket.SOCK_SEQPACKET) as listener:
             listener.socket.setblocking(True)
             listener.socket.settimeout(TIMEOUT)
             self.started = time.monotonic()
             usual = command("run", *services, "--virtual", path, "--pool-dir", self.pools, *words)
-            self.process = subprocess.Popen(
-                usual if program is None else [sys.executable, program, path, *services],
-                env=environment(),
-                cwd=folder,
-                stdout=subprocess.DEVNULL,
-            )
+            with favoured(GUEST) if as_guest else nullcontext():
+                self.process = subprocess.Popen(
+                    usual
+                    if program is None
+                    else [sys.executable, program, path, *services, *map(str, words)],
+                    env=environment(),
+                    cwd=folder,
+                    stdout=subprocess.DEVNULL,
+                )
             try:
                 for _ in services:
                     self._open(listener.socket)
@@ -86,7 +98,7 @@ class RunningAgent:
         connection.settimeout(TIMEOUT)
         name = OpenRequest.decode(connection.recv(MAX_DATAGRAM)).service
         offer = Offer(BY_NAME[name])
-        self._kept += [connection, offer]
+        self.offers[name] = offer, connection
         self.channels[name] = Channel(
             offer.memory,
             ring_size=offer.ring_size,
@@ -124,8 +136,9 @@ class RunningAgent:
         finally:
             for channel in self.channels.values():
                 channel.close()
-            for one in self._kept:
-                one.close()
+            for offer, connection in self.offers.values():
+                offer.close()
+                connection.close()
 
     def __enter__(self) -> RunningAgent:
         return self

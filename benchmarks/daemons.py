@@ -48,14 +48,17 @@ def shim() -> Path:
 
 
 class Daemon:
-    """One daemon that runs and has registered; its /var/lib is `folder`.  Raises Unavailable."""
+    """One daemon that runs and has registered; its /var/lib is `folder`.  Raises Unavailable.
+
+    `device`: the kernel's end of its device.
+    """
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name
         self.pools = folder / "hyperv"
         self.pools.mkdir(parents=True, exist_ok=True)
-        self._kernel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._kernel.settimeout(TIMEOUT)
+        self.device, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.device.settimeout(TIMEOUT)
         script = 'mount --bind "$1" /var/lib && LD_PRELOAD="$2" exec "$0" --no-daemon'
         with theirs:
             self.process = subprocess.Popen(
@@ -64,14 +67,14 @@ class Daemon:
                 pass_fds=[theirs.fileno()],
                 stderr=subprocess.DEVNULL,
             )
-        hello = self._kernel.recv(MESSAGES[name])
+        hello = self.device.recv(MESSAGES[name])
         if not hello:
             self.close()
             raise Unavailable(f"hv_{name}_daemon does not start in a private mount namespace")
         if name == "kvp":  # PROTOCOL §4.4.7: the registration comes back with a version
-            self._kernel.send(hello[:4] + b"3.1".ljust(MESSAGES[name] - 4, b"\0"))
+            self.device.send(hello[:4] + b"3.1".ljust(MESSAGES[name] - 4, b"\0"))
         else:
-            self._kernel.send(struct.pack("<I", 1))
+            self.device.send(struct.pack("<I", 1))
 
     @property
     def pid(self) -> int:
@@ -79,13 +82,13 @@ class Daemon:
 
     def ask(self, message: bytes) -> bytes:
         """One request and its answer, which begins with the status."""
-        self._kernel.send(message)
-        return self._kernel.recv(MESSAGES["kvp"])
+        self.device.send(message)
+        return self.device.recv(MESSAGES["kvp"])
 
     def close(self) -> None:
         self.process.kill()
         self.process.wait()
-        self._kernel.close()
+        self.device.close()
 
     def __enter__(self) -> Daemon:
         return self

@@ -31,15 +31,15 @@ def library() -> ctypes.CDLL:
     return load(path)
 
 
-def fetch(folder: Path) -> None:
-    """The two files into `folder`."""
+def fetch(folder: Path, names: tuple[str, ...] = FILES) -> None:
+    """These files of tools/hv into `folder`."""
     need("apt-get", "apt-cache", "dpkg-deb", "tar", "xz", "cc")
     with tempfile.TemporaryDirectory(dir=cache()) as work:
         run(["apt-get", "download", "-q", package()], Path(work), 300)
         deb = next(Path(work).glob("linux-source-*.deb"))
-        unpack(deb, Path(work))
+        unpack(deb, Path(work), names)
         folder.mkdir(exist_ok=True)
-        for name in FILES:
+        for name in names:
             (Path(work) / name).replace(folder / name)
 
 
@@ -52,12 +52,12 @@ def package() -> str:
     return "linux-source-{}.{}".format(*max(versions))
 
 
-def unpack(deb: Path, folder: Path) -> None:
-    """FILES out of the archive in the package; stops reading when it has both."""
+def unpack(deb: Path, folder: Path, names: tuple[str, ...] = FILES) -> None:
+    """The files out of the archive in the package; stops reading when it has all."""
     pipe = subprocess.PIPE
     quiet = subprocess.DEVNULL
     inner = ["tar", "xO", "--wildcards", "./usr/src/linux-source-*.tar.xz"]
-    wanted = [f"*/tools/hv/{name}" for name in FILES]
+    wanted = [f"*/tools/hv/{name}" for name in names]
     pick = ["tar", "xJ", "--wildcards", "--occurrence=1", "--strip-components=3", *wanted]
     with (
         subprocess.Popen(["dpkg-deb", "--fsys-tarfile", deb], stdout=pipe, stderr=quiet) as package,
@@ -71,5 +71,5 @@ def unpack(deb: Path, folder: Path) -> None:
         for each in (package, archive):  # they may be ended in the middle
             assert each.stdout is not None
             each.stdout.close()
-    if done.returncode or not all((folder / name).exists() for name in FILES):
-        raise Unavailable(f"{deb.name} has no tools/hv/vmbus_bufring: {done.stderr.strip()[-200:]}")
+    if done.returncode or not all((folder / name).exists() for name in names):
+        raise Unavailable(f"{deb.name} has no {', '.join(names)}: {done.stderr.strip()[-200:]}")

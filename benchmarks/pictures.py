@@ -13,7 +13,7 @@ import matplotlib
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from targets import Run
+from targets import ROWS, Run
 
 plt.rcParams["svg.hashsalt"] = "hvring"  # the same data give the same file
 plt.rcParams["svg.fonttype"] = "none"  # text stays text: small files
@@ -40,7 +40,13 @@ OVER = (  # file, test with the number that grows, title, axis
 def draw(run: Run, folder: Path) -> list[Path]:
     """Writes the pictures that this run has the data for."""
     drawn = [over(run, folder, *each) for each in OVER]
-    drawn += [between(run, folder), ways(run, folder), latency(run, folder), growth(run, folder)]
+    drawn += [
+        between(run, folder),
+        ways(run, folder),
+        latency(run, folder),
+        growth(run, folder),
+        services(run, folder),
+    ]
     return [path for path in drawn if path is not None]
 
 
@@ -217,3 +223,83 @@ def growth(run: Run, folder: Path) -> Path | None:
         part.legend(fontsize=8)
     right.set_ylim(bottom=1)
     return save(figure, folder, "growth")
+
+
+ASKED = (  # label, test, the daemon
+    ("file to the disk", "test_copy[disk]", "hv_fcopy_daemon"),
+    ("file to a tmpfs", "test_copy[memory]", "hv_fcopy_daemon"),
+    *(
+        (f"{what.upper()}, {n:,} records", f"test_one_request[{n}-{what}]", "hv_kvp_daemon")
+        for n in (10, 1000)
+        for what in ("get", "enumerate", "set")
+    ),
+)
+ECHOES = {"echo in C that looks": "0.2", "echo in C": "0.5", "echo in asyncio": "tab:brown"}
+
+
+def services(run: Run, folder: Path) -> Path | None:
+    """Whole programs under the host in C: time in units of the daemon's, and answers beside a load."""
+    asked = [
+        (label, run.tests[test]["samples"], daemon)
+        for label, test, daemon in ASKED
+        if daemon in run.tests.get(test, {}).get("samples", ())
+    ]
+    if not asked:
+        return None
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.5), layout="constrained", width_ratios=(3, 2))
+    labels = [label for label, _, _ in asked]
+    left.axvline(1, color="tab:blue", linestyle="--", label="the daemon of Linux, in C")
+    for candidate, color in {"hvring run": OURS[0], **ECHOES}.items():
+        ratios = [
+            [ours / theirs for ours, theirs in zip(found[candidate], found[daemon], strict=True)]
+            for _, found, daemon in asked
+        ]
+        middles = [median(each) for each in ratios]
+        ours = candidate == "hvring run"
+        label = candidate if ours else f"limit: {candidate}"
+        left.plot(
+            middles, labels, "o" if ours else "|", color=color, markersize=7 if ours else 12, label=label
+        )
+        if ours:
+            cut = len(ratios[0]) // 10
+            spans = [sorted(each) for each in ratios]
+            left.hlines(labels, [s[cut] for s in spans], [s[-1 - cut] for s in spans], color=color, alpha=0.4)
+    wanted = {(row.test, row.peer): row.target for row in ROWS if row.candidate == "hvring run"}
+    bounds = [wanted[test, daemon] for label, test, daemon in ASKED if label in labels]
+    left.plot(bounds, labels, "<", color="0.5", markersize=5, zorder=1, label="target")
+    left.set_xscale("log")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    left.xaxis.set_major_formatter(FuncFormatter(number))
+    left.xaxis.set_minor_locator(NullLocator())
+    left.invert_yaxis()
+    left.grid(alpha=0.3)
+    left.set(xlabel="time, in units of the daemon's", title="a host in C that answers at once")
+    beside = {
+        "heartbeat, nothing else": ("test_a_beat_beside_a_copy_and_a_flood", "hvring run, nothing else"),
+        "beside a copy and a KVP flood": ("test_a_beat_beside_a_copy_and_a_flood", "hvring run"),
+        "the same, by an echo in asyncio": ("test_a_beat_beside_a_copy_and_a_flood", "echo in asyncio"),
+        **{
+            f"{name} beside a copy": ("test_others_beside_a_copy", name)
+            for name in ("heartbeat", "kvp", "vss")
+        },
+    }
+    shown = {
+        label: sorted(run.tests[test]["samples"][candidate])
+        for label, (test, candidate) in beside.items()
+        if test in run.tests
+    }
+    for label, found in shown.items():
+        color = "tab:brown" if "echo" in label else OURS[0]
+        right.plot(median(found), label, "o", color=color)
+        right.hlines([label], found[0], found[-1], color=color, alpha=0.4)
+    if shown:
+        right.axvline(2, color="0.5", linestyle=":", label="target")
+        right.set_xscale("log")
+        right.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        right.xaxis.set_major_formatter(FuncFormatter(number))
+        right.xaxis.set_minor_locator(NullLocator())
+        right.invert_yaxis()
+        right.grid(alpha=0.3)
+        right.set(xlabel="ms, 99th percentile", title="answers beside a load")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return save(figure, folder, "services")

@@ -160,6 +160,8 @@ WAY, COUNTED, IDLE = "test_one_way[64]", "test_instructions", "test_import_and_g
 IN_PLACE, LISTS = "hvring, batches of 7, seen in place", "hvring, list to array"
 AGENT, LOOKING = "hvring run, six services", "test_looking_before_sleeping[0]"
 FLOOR = ("two empty calls", "memcpy")
+LOOKS = "echo in C that looks"
+RESIDENT = ("test_resident", "python and asyncio", 1.0)
 
 ROWS = [
     Row(
@@ -333,17 +335,70 @@ ROWS = [
     ),
     *(
         Row(
-            f"KVP SET in a pool of {n:,}, time to hv_kvp_daemon",
-            f"test_one_request[{n}-set]",
+            f"KVP {what.upper()} in a pool of {n:,}, time to hv_kvp_daemon",
+            f"test_one_request[{n}-{what}]",
             "hvring run",
             target,
-            peer="hv_kvp_daemon",
+            moonshot,
+            "hv_kvp_daemon",
+            limit=(LOOKS,),
         )
-        for n, target in ((10, 1), (1000, 0.1))
+        for n, what, target, moonshot in (
+            (10, "get", 0.9, 0.5),
+            (10, "enumerate", 0.9, 0.5),
+            (10, "set", 0.5, None),
+            (1000, "get", 0.6, None),
+            (1000, "enumerate", 0.6, None),
+            (1000, "set", 0.06, None),
+        )
     ),
-    Row("agent, six services, idle: memory", idle("rss"), AGENT, 24576, 16384, unit="KiB"),
+    *(
+        Row(
+            f"file to {where}, time to {daemon}",
+            f"test_copy[{kind}]",
+            "hvring run",
+            1.0,
+            0.6,
+            daemon,
+            limit=(LOOKS,),
+        )
+        for kind, where in (("disk", "the disk"), ("memory", "a tmpfs"))
+        for daemon in ("hv_fcopy_daemon", "hv_fcopy_uio_daemon")
+    ),
+    Row(
+        "heartbeat beside a copy and a KVP flood, 99th percentile",
+        "test_a_beat_beside_a_copy_and_a_flood",
+        "hvring run",
+        2,
+        limit=("echo in asyncio",),
+        unit="ms",
+    ),
+    Row(
+        "other services beside a copy, 99th percentile",
+        "test_others_beside_a_copy",
+        "the slowest of them",
+        50,
+        unit="ms",
+    ),
+    Row(
+        "agent, six services: start to first answers",
+        "test_start_up",
+        AGENT,
+        120,
+        limit=("python and asyncio",),
+        unit="ms",
+    ),
+    Row("agent, six services, idle: memory", idle("rss"), AGENT, 18432, 16384, limit=RESIDENT, unit="KiB"),
     Row("agent, six services, idle: processor", idle("cpu"), AGENT, 0.05, unit="%"),
     Row("agent, six services, idle: wake-ups a message", idle("wakeups-per-message"), AGENT, 1, unit=""),
+    Row(
+        "from hvring import serve: memory of the process",
+        "test_resident",
+        "from hvring import serve",
+        15872,
+        limit=("python",),
+        unit="KiB",
+    ),
     Row("import hvring, memory", IDLE, "import_kib", 1536, unit="KiB"),
     Row("a ring object", IDLE, "ring_bytes", 1024, unit="bytes"),
     Row("growth after 200,000 packets", IDLE, "grown_kib", 0, unit="KiB"),
@@ -353,8 +408,10 @@ HEAD = ["64 bytes unless it says more", "measured", "spread", "limit here", "tar
 NOTES = """\
 Ratios are medians of the ratios within each round, in which all candidates took turns; spread: four fifths of them.
 limit here: what the same run measured without a ring (two copies of the payload by glibc; for Python also two calls of
-nothing; between processes the copies with an index each way, or two round trips of a cache line). openvmm_b is not
-built here: it stands at 2.5 times DPDK's rate, as measured once elsewhere."""
+nothing; between processes the copies with an index each way, or two round trips of a cache line); for answers a guest
+in C that sends requests back, and looks for the next one before it sleeps; beside a load an event loop in Python that
+does that; for the agent Python with asyncio alone. openvmm_b is not built here: it stands at 2.5 times DPDK's rate,
+as measured once elsewhere."""
 
 
 def text(run: Run) -> str:

@@ -22,6 +22,7 @@ from daemons import Daemon
 from dpdk import Unavailable
 from measure import in_turns
 from processes import Footprint
+from processors import GUEST, HOST, favoured
 
 from hvring.host.testing import running_host
 from hvring.ic.frame import Frame, MessageType
@@ -115,20 +116,22 @@ def test_start_up(benchmark: Any, tmp_path: Path) -> None:
 
     def agent(*services: str) -> Callable[[], float]:
         def run() -> float:
-            with RunningAgent(folder(), *services) as found:
+            with favoured(HOST), RunningAgent(folder(), *services, as_guest=True) as found:
                 return 1000 * (found.answered - found.started)
 
         return run
 
     def daemon() -> float:
-        start = time.monotonic()
-        with Daemon("kvp", folder()):
-            return 1000 * (time.monotonic() - start)
+        with favoured(GUEST):
+            start = time.monotonic()
+            with Daemon("kvp", folder()):
+                return 1000 * (time.monotonic() - start)
 
     def interpreter() -> float:
-        start = time.monotonic()
-        subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
-        return 1000 * (time.monotonic() - start)
+        with favoured(GUEST):
+            start = time.monotonic()
+            subprocess.run([sys.executable, "-c", "import asyncio"], check=True)
+            return 1000 * (time.monotonic() - start)
 
     candidates = {
         "hvring run, six services": agent(*SERVICE_NAMES),
@@ -141,7 +144,7 @@ def test_start_up(benchmark: Any, tmp_path: Path) -> None:
         candidates["hv_kvp_daemon"] = daemon
     except Unavailable as reason:
         why = str(reason)
-    in_turns(benchmark, candidates, unit="ms", rounds=7, skipped=why)
+    in_turns(benchmark, candidates, unit="ms", rounds=9, skipped=why)
 
 
 def test_growth(benchmark: Any, tmp_path: Path) -> None:

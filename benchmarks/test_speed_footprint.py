@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from measure import in_turns
+
 ROOT = Path(__file__).parents[1]
 CHILD = """
 import json, sys, time
@@ -62,3 +64,25 @@ def test_import_and_growth(benchmark: Any) -> None:
     }
     benchmark.pedantic(once, rounds=1)
     assert runs[0]["brought"] == []
+
+
+RESIDENT = """
+with open("/proc/self/status") as f:
+    print(next(int(line.split()[1]) for line in f if line.startswith("VmRSS")))
+"""
+
+
+def test_resident(benchmark: Any) -> None:
+    """KiB of a process that has imported this and nothing else."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+
+    def resident(words: str) -> float:
+        command = [sys.executable, "-c", f"{words}\n{RESIDENT}"]
+        return float(subprocess.run(command, env=environment, capture_output=True, check=True).stdout)
+
+    candidates = {
+        "from hvring import serve": lambda: resident("from hvring import serve"),
+        "python and asyncio": lambda: resident("import asyncio"),
+        "python": lambda: resident("pass"),
+    }
+    in_turns(benchmark, candidates, unit="KiB", rounds=5)

@@ -1,34 +1,42 @@
 # SPDX-License-Identifier: Apache-2.0
 """Data exchange per request against the in-tree hv_kvp_daemon: does the time grow with the pool?
 
-Both are whole programs, in a process of their own on another processor, driven by one request after the other: ours
-over a channel, the daemon over a socket in the place of its kernel device.
+Both are whole programs, in a process of their own on another processor, driven by one request after the other, by the
+host of host.c: ours over rings, the daemon over a socket in the place of its kernel device. "echo in C" and "echo in
+asyncio" send the requests back as they are: what the wake-ups cost, and an event loop in Python. "that looks": for a
+while before it sleeps.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from agents import RunningAgent
+from blocking_host import Way, over_rings, to_device
 from daemons import MESSAGES, Daemon
-from dpdk import Unavailable
 from measure import Run, in_turns
+from peers import Unavailable
+from processors import HOST, favour, favoured
 
 from hvring.guest.pools import PoolStore
 from hvring.ic.frame import Frame, MessageType
 from hvring.ic.kvp import KvpEnumerate, KvpGet, KvpOperation, KvpPool, KvpSet
-from hvring.pending import settle
 from hvring.services import Kvp
 
 POOL = KvpPool.EXTERNAL
-STATUS = slice(20, 24)
+HERE = Path(__file__).parent
+ECHOES = (
+    ("echo in C", "echo_c.py"),
+    ("echo in C that looks", "echo_c.py", 100e-6),
+    ("echo in asyncio", "echo_asyncio.py"),
+)
+GUESTS: tuple[tuple[Any, ...], ...] = (("agent", None), *ECHOES)
 
 
 def requests(what: str, records: int, count: int) -> tuple[list[bytes], list[bytes]]:
@@ -55,14 +63,12 @@ def image(records: int) -> bytes:
     return b"".join(struct.pack("512s2048s", f"key.{n}".encode(), b"value") for n in range(records))
 
 
-def asking(ask: Callable[[bytes], Any], messages: Sequence[bytes], status: slice) -> Run:
+def asking(way: Way, messages: Sequence[bytes]) -> Run:
+    """us for each of them."""
+
     def run() -> float:
-        start = time.perf_counter_ns()
-        for message in messages:
-            answer = ask(message)
-        took = (time.perf_counter_ns() - start) / len(messages) / 1000
-        assert not any(answer[status])
-        return took
+        with favoured(HOST):
+            return sum(way.converse(messages, len(messages))) / len(messages) / 1000
 
     return run
 
@@ -79,14 +85,20 @@ class Peers:
         store = PoolStore(folder / "alone")
         store.prepare()
         self.service = Kvp(store)
-        processors = sorted(os.sched_getaffinity(0))
-        self.agent = stack.enter_context(RunningAgent(folder / "agent", "kvp"))
-        os.sched_setaffinity(self.agent.pid, processors[:1])
-        self.daemon: Daemon | None = None
+        self.rings: dict[str, Way] = {}
+        for name, program, *words in GUESTS:
+            (folder / name).mkdir(exist_ok=True)
+            path = HERE / program if program else None
+            agent = stack.enter_context(
+                RunningAgent(folder / name, "kvp", program=path, words=tuple(words), as_guest=True)
+            )
+            self.rings[name] = over_rings(agent, "kvp")
+        self.daemon: Way | None = None
         self.why = ""
         try:
-            self.daemon = stack.enter_context(Daemon("kvp", folder / "daemon"))
-            os.sched_setaffinity(self.daemon.pid, processors[:1])
+            daemon = stack.enter_context(Daemon("kvp", folder / "daemon"))
+            favour(daemon.pid)
+            self.daemon = to_device(daemon)
         except Unavailable as why:
             self.why = str(why)
 
@@ -101,20 +113,18 @@ def peers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def test_one_request(benchmark: Any, peers: Peers, what: str) -> None:
     ours, theirs = requests(what, peers.records, 100 if benchmark.enabled else 5)
 
-    def alone(message: bytes) -> bytes:
-        reply = settle(peers.service.receive(message))  # after a change that was slow comes a rest
+    def alone() -> float:
+        with favoured(HOST):
+            start = time.perf_counter_ns()
+            for message in ours:
+                reply = peers.service.receive(message)
+            took = time.perf_counter_ns() - start
         assert reply is not None
-        return reply.payload
+        return took / len(ours) / 1000
 
-    candidates = {
-        "hvring run": asking(lambda message: peers.agent.ask("kvp", message), ours, STATUS),
-        "the service alone": asking(alone, ours, STATUS),
-    }
+    candidates = {"hvring run": asking(peers.rings["agent"], ours), "the service alone": alone}
     if peers.daemon is not None:
-        candidates["hv_kvp_daemon"] = asking(peers.daemon.ask, theirs, slice(4))
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(processors)[-1:])
-    try:
-        in_turns(benchmark, candidates, unit="us/request", rounds=9, records=peers.records, skipped=peers.why)
-    finally:
-        os.sched_setaffinity(0, processors)
+        candidates["hv_kvp_daemon"] = asking(peers.daemon, theirs)
+    for name, *_ in ECHOES:
+        candidates[name] = asking(peers.rings[name], ours)
+    in_turns(benchmark, candidates, unit="us/request", rounds=9, records=peers.records, skipped=peers.why)

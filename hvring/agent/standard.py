@@ -134,9 +134,7 @@ def _vss(settings: Settings, effects: Effects) -> Service:
             open_timeout=own.open_timeout,
             blocking=False,
         )
-    return Vss(
-        effects.freezer or usual, own.capability_flags, max_frozen=own.max_frozen, only_named=own.only_named
-    )
+    return Vss(effects.freezer or usual, own.capability_flags, max_frozen=own.max_frozen)
 
 
 def _fcopy(settings: Settings, effects: Effects) -> Service:

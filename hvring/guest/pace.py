@@ -28,9 +28,10 @@ class Pace:
         began = self._monotonic()
         if began < self._rests_until:
             return Pending(lambda: self.go(step), self._rests_until)
-        return self._timed(step, began)
+        return self._timed(step)
 
-    def _timed(self, step: Callable[[], T | Pending[T]], began: float) -> T | Pending[T]:
+    def _timed(self, step: Callable[[], T | Pending[T]]) -> T | Pending[T]:
+        began = self._monotonic()
         try:
             outcome = step()
         finally:
@@ -40,9 +41,4 @@ class Pace:
         if not isinstance(outcome, Pending):
             return outcome
         pending: Pending[T] = outcome
-        return Pending(
-            lambda: self._timed(pending.resume, self._monotonic()),
-            pending.at,
-            pending.descriptor,
-            pending.cancel,
-        )
+        return Pending(lambda: self._timed(pending.resume), pending.at, pending.descriptor, pending.cancel)

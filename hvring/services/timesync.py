@@ -86,7 +86,6 @@ class TimeSync(IntegrationService[Sample]):
     frameworks = FRAMEWORKS
     versions = VERSIONS
     answers_unknown = True
-    in_place = True
 
     def __init__(
         self,
