@@ -27,6 +27,7 @@ from processors import HOST, favour, favoured
 from hvring.guest.pools import PoolStore
 from hvring.ic.frame import Frame, MessageType
 from hvring.ic.kvp import KvpEnumerate, KvpGet, KvpOperation, KvpPool, KvpSet
+from hvring.pending import settle
 from hvring.services import Kvp
 
 POOL = KvpPool.EXTERNAL
@@ -117,7 +118,7 @@ def test_one_request(benchmark: Any, peers: Peers, what: str) -> None:
         with favoured(HOST):
             start = time.perf_counter_ns()
             for message in ours:
-                reply = peers.service.receive(message)
+                reply = settle(peers.service.receive(message))  # after a slow change comes a rest
             took = time.perf_counter_ns() - start
         assert reply is not None
         return took / len(ours) / 1000

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, runtime_checkable
 
+from hvring.ic.frame import Inbox, Request
+
 
 class ServicePacket(Protocol):
     """What is received."""
@@ -35,6 +37,16 @@ class ServiceChannel(Protocol):
     def fileno(self) -> int: ...
     def close(self) -> None: ...
     def stats(self) -> dict[str, int]: ...
+
+
+@runtime_checkable
+class InPlace(Protocol):
+    """A :class:`ServiceChannel` that copies into memory of the caller's, where the answer is made, too."""
+
+    @property
+    def transaction_id(self) -> int: ...
+    def recv_into(self, buffer: Inbox, /) -> int | None: ...
+    def send(self, payload: bytes | Request, *, transaction_id: int) -> bool: ...
 
 
 @runtime_checkable

@@ -4,13 +4,15 @@
 from __future__ import annotations
 
 import time
-from typing import Final
+from typing import Any, Final
 
-from hvring.agent.channel import ServiceChannel, ServicePacket
+from hvring.agent.channel import InPlace, ServiceChannel
 from hvring.channel import ROOM_RECHECK
-from hvring.errors import PacketTooLargeError, RingFullError
+from hvring.errors import BufferTooSmallError, PacketTooLargeError, RingFullError
 from hvring.events import Event, EventKind
+from hvring.ic.frame import Inbox, Request
 from hvring.pending import Pending, is_due, soonest
+from hvring.services.base import IntegrationService, Taken
 from hvring.services.service import Answer, Reply, Service
 
 BATCH: Final = 64  # packets of one service before the others get their turn,
@@ -28,8 +30,13 @@ class Responder:
         self.channel: Final = channel
         self.service: Final = service
         self.dropped = 0  # answers that no ring of this size can take
-        self._held: tuple[Reply, int] | None = None
-        self._pending: tuple[Pending[Reply | None], int] | None = None
+        # Who copies into an inbox and who answers there, if both can.
+        self._in_place: tuple[InPlace, IntegrationService[Any]] | None = None
+        if isinstance(channel, InPlace) and isinstance(service, IntegrationService) and service.in_place:
+            self._in_place = channel, service
+        self._inbox = Inbox()
+        self._held: tuple[Reply | Request, int] | None = None
+        self._pending: tuple[Pending[Reply | Request | None] | Pending[Reply | None], int] | None = None
 
     def respond(self, limit: int = BATCH, seconds: float = TURN) -> bool:
         """Answer some packets: ``limit`` at most, and none more after ``seconds``.
@@ -40,22 +47,20 @@ class Responder:
         """
         channel = self.channel
         channel.mask()
-        until = time.monotonic() + seconds
+        monotonic = time.monotonic
+        until = monotonic() + seconds
         for _ in range(limit):
-            if not self._is_answered():
+            if self.is_blocked and not self._is_answered():
                 channel.arm()  # takes the wake-up; what can be read has to wait
                 if self._held is not None and not channel.wants_room:
                     continue  # the room that an answer waits for came meanwhile
                 return False
-            packet = channel.recv()
-            if packet is None:
+            if not self._answer_next():
                 if channel.arm() == 0:
                     return False
                 channel.mask()
-            else:
-                self._answer(packet)
-                if time.monotonic() >= until:
-                    break
+            elif monotonic() >= until:
+                break
         return True
 
     @property
@@ -109,10 +114,31 @@ class Responder:
             self._take(pending.resume() if is_due(pending) else pending, transaction_id)
         return self._pending is None and (self._held is None or self._send_held())
 
-    def _answer(self, packet: ServicePacket) -> None:
-        self._take(self.service.receive(packet.payload), packet.transaction_id)
+    def _answer_next(self) -> bool:
+        """False: there is no packet."""
+        if self._in_place is None:
+            return self._answer_copy()
+        channel, service = self._in_place
+        inbox = self._inbox
+        if inbox.is_held:  # something still looks at the packet before this one
+            inbox = self._inbox = Inbox()
+        try:
+            length = channel.recv_into(inbox)
+        except BufferTooSmallError:
+            return self._answer_copy()
+        if length is None:
+            return False
+        self._take(service.receive_in(inbox, length), channel.transaction_id)
+        return True
 
-    def _take(self, answer: Answer, transaction_id: int) -> None:
+    def _answer_copy(self) -> bool:
+        packet = self.channel.recv()
+        if packet is None:
+            return False
+        self._take(self.service.receive(packet.payload), packet.transaction_id)
+        return True
+
+    def _take(self, answer: Taken | Answer, transaction_id: int) -> None:
         if isinstance(answer, Pending):
             self._pending = (answer, transaction_id)
         elif answer is not None:
@@ -122,26 +148,28 @@ class Responder:
     def _send_held(self) -> bool:
         """False: there is no room; the host was asked for it."""
         assert self._held is not None
-        reply, transaction_id = self._held
-        try:
-            if not self._send(reply.payload, transaction_id):
-                return False
-        except PacketTooLargeError:
-            self._drop(len(reply.payload))
-        self._held = None
-        if reply.then is not None:
-            reply.then()
-        return True
-
-    def _send(self, payload: bytes, transaction_id: int) -> bool:
+        answer, transaction_id = self._held
+        payload: Any = answer.payload if isinstance(answer, Reply) else answer
         try:
             self.channel.send(payload, transaction_id=transaction_id)
         except PacketTooLargeError:
-            raise
+            self._drop(len(payload))
         except RingFullError:
+            if not self._send_in_room(payload, transaction_id):
+                return False
+        self._held = None
+        if answer.then is not None:
+            answer.then()
+        return True
+
+    def _send_in_room(self, payload: Any, transaction_id: int) -> bool:
+        """Once there is room: a moment later, or when the host says so."""
+        try:
             if not self.channel.want_room(len(payload)):
                 return False
-            self.channel.send(payload, transaction_id=transaction_id)  # there was room a moment later
+            self.channel.send(payload, transaction_id=transaction_id)
+        except PacketTooLargeError:
+            self._drop(len(payload))
         return True
 
     def _drop(self, size: int) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal, TypeVar
 
 from hvring.agent.verify import verify
+from hvring.guest.patterns import mistake
 from hvring.guest.pools import DIRECTORY, MAX_RECORDS
 from hvring.guest.power import COMMANDS, WAYS, OnDrain, PowerAction, ShutdownOrder, Way
 from hvring.ic.heartbeat import ApplicationState
@@ -179,9 +180,22 @@ class KvpSettings:
 class VssSettings:
     """Which file systems a backup freezes, and for how long; times in seconds."""
 
-    exclude: Sequence[str] = knob((), "globs of mount points that a backup leaves alone")
-    only: Sequence[str] | None = knob(None, "freeze nothing but these mount points; none: all that can be")
-    loops: Sequence[str] = knob((), "freeze these mount points although they are on a loop device")
+    exclude: Sequence[str] = knob(
+        (),
+        "file systems that a backup leaves alone: globs of mount points, as /mnt/*, of types, as type:vfat, or of what "
+        "is mounted, as source:/dev/sdb*",
+    )
+    only: Sequence[str] | None = knob(
+        None, "freeze nothing but these file systems, named as in exclude; none: all that can be"
+    )
+    only_named: bool = knob(
+        False,
+        "whether to freeze only what is on the disks that the host says it backs up; all, where it names none or one "
+        "that is not known here",
+    )
+    loops: Sequence[str] = knob(
+        (), "freeze these file systems, named as in exclude, although they are on a loop device"
+    )
     open_timeout: float = knob(5.0, "seconds for one mount that may hang", above=0, most=DAY)
     freeze_timeout: float = knob(60.0, "seconds in which all must be frozen", above=0, most=DAY)
     thaw_timeout: float = knob(25.0, "seconds in which all must be thawed", above=0, most=DAY)
@@ -203,6 +217,9 @@ class VssSettings:
 
     def conflicts(self) -> Iterator[tuple[str, str]]:
         """Knobs that cannot be as they are beside others, and why."""
+        for name in ("exclude", "only", "loops"):
+            for problem in filter(None, map(mistake, getattr(self, name) or ())):
+                yield name, problem
         if self.deadline <= self.max_frozen:
             yield "deadline", f"{self.deadline:g} is not above max_frozen, which is {self.max_frozen:g}"
 

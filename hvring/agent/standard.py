@@ -134,7 +134,9 @@ def _vss(settings: Settings, effects: Effects) -> Service:
             open_timeout=own.open_timeout,
             blocking=False,
         )
-    return Vss(effects.freezer or usual, own.capability_flags, max_frozen=own.max_frozen)
+    return Vss(
+        effects.freezer or usual, own.capability_flags, max_frozen=own.max_frozen, only_named=own.only_named
+    )
 
 
 def _fcopy(settings: Settings, effects: Effects) -> Service:

@@ -30,6 +30,8 @@ cdef class Channel:
     cdef readonly double recheck_every
     # ring bytes that want_room waits for; 0: it does not
     cdef uint32_t wanted
+    # of the packet that recv_into() took last
+    cdef readonly uint64_t transaction_id
     cdef uint64_t packets_sent, bytes_sent, packets_received, bytes_received
     cdef uint64_t signals_sent, room_signals_sent, wakeups, waits, armed, full, events
     cdef uint64_t rechecks, rechecks_needed

@@ -215,7 +215,7 @@ cdef class Channel:
     def recv_into(self, buffer):
         """Copy the next payload into ``buffer``: its length (a multiple of 8), or None when there is none now.
 
-        BufferTooSmallError leaves the packet where it is.
+        ``transaction_id`` is that of this packet then.  BufferTooSmallError leaves the packet where it is.
         """
         cdef hv_packet packet
         if hv_unlikely(self.closed):
@@ -224,6 +224,7 @@ cdef class Channel:
             if self.rx.room_signal:
                 give_back(self)
             return None
+        self.transaction_id = packet.transaction_id
         self.packets_received += 1
         self.bytes_received += packet.total
         give_back(self)

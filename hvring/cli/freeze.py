@@ -34,13 +34,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--json", action="store_true", help="an object")
     add_control(parser)
     local = parser.add_argument_group("without an agent (given any of these, none is asked)")
-    local.add_argument("--exclude", metavar="GLOB", action="append", help="as of `hvring run`")
-    local.add_argument(
-        "--only", metavar="DIR", action="append", type=words.directory, help="as of `hvring run`"
-    )
-    local.add_argument(
-        "--loop", metavar="DIR", action="append", type=words.directory, help="as of `hvring run`"
-    )
+    for flag in ("--exclude", "--only", "--loop"):
+        local.add_argument(
+            flag, metavar="GLOB", action="append", type=words.file_systems, help="as of `hvring run`"
+        )
     parser.set_defaults(run=run)
 
 

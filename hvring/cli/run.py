@@ -122,23 +122,24 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="vss.exclude",
         metavar="GLOB",
         action="append",
-        help="mount points that a backup leaves alone; may be repeated",
+        type=words.file_systems,
+        help="mount points that a backup leaves alone, or type:GLOB, or source:GLOB; may be repeated",
     )
     parser.add_argument(
         "--only",
         dest="vss.only",
-        metavar="DIR",
+        metavar="GLOB",
         action="append",
-        type=words.directory,
-        help="a backup freezes only this mount point; may be repeated",
+        type=words.file_systems,
+        help="a backup freezes only what this names, as --exclude does; may be repeated",
     )
     parser.add_argument(
         "--loop",
         dest="vss.loops",
-        metavar="DIR",
-        type=words.directory,
+        metavar="GLOB",
+        type=words.file_systems,
         action="append",
-        help="a backup freezes this mount point although it is on a loop device; may be repeated",
+        help="a backup freezes what this names, as --exclude does, although it is on a loop device; may be repeated",
     )
     parser.add_argument(
         "--max-frozen",

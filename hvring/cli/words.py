@@ -7,6 +7,8 @@ import argparse
 import math
 import os
 
+from hvring.guest.patterns import mistake
+
 #: The number that is no user and no group: to the kernel it says "leave it".
 NOBODY = 2**32 - 1
 
@@ -15,6 +17,14 @@ def directory(text: str) -> str:
     """A path.  An empty one would be the working directory: a variable of a script that was never set."""
     if not text:
         raise argparse.ArgumentTypeError("an empty text names no directory")
+    return text
+
+
+def file_systems(text: str) -> str:
+    """A pattern of :mod:`hvring.guest.patterns`."""
+    problem = mistake(text)
+    if problem is not None:
+        raise argparse.ArgumentTypeError(problem)
     return text
 
 

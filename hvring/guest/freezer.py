@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hvring.errors import EffectError
 from hvring.guest import guardian
@@ -22,6 +22,9 @@ from hvring.guest.mounts import Plan, read_plan
 from hvring.guest.rehearsal import rehearse
 from hvring.pending import Pending, settle, then
 from hvring.reasons import Obstacle, Reason
+
+if TYPE_CHECKING:
+    from hvring.guest.disks import NamedDisk
 
 
 class Freezer(Protocol):
@@ -37,8 +40,11 @@ class Freezer(Protocol):
         """Whether file systems may be frozen: from the first one until all are known to be thawed."""
         ...
 
-    def freeze(self) -> Pending[None] | None:
+    def freeze(self, named: Sequence[NamedDisk] | None = None) -> Pending[None] | None:
         """Freeze all or none; does nothing while all are frozen.
+
+        ``named``: the disks that the host backs up, where only these matter; with none of them, or with one that is not
+        known here, all is frozen.  None: all.
 
         EffectError within a bounded time; when ``frozen`` is true then, not all is known to be thawed yet."""
         ...
@@ -135,7 +141,7 @@ class SystemFreezer:
     def summary(self) -> str:
         return self._summary
 
-    def freeze(self) -> Pending[None] | None:
+    def freeze(self, named: Sequence[NamedDisk] | None = None) -> Pending[None] | None:
         """Freeze all or none; EffectError names the file system at fault."""
         if self._guarded is not None:
             if self._guarded.was_complete and self.lost() is None:
@@ -147,7 +153,7 @@ class SystemFreezer:
         obstacle = self.obstacle()
         if obstacle is not None:
             raise EffectError(obstacle, reason=obstacle.reason)
-        plan = self.plan()
+        plan = _chosen(self.plan(), named)
         self._guarded = guarded = GuardedFreeze(plan.freeze, self._timeouts, self._ways())
         self._summary = ""
         return self._wait(then(guarded.freeze(), lambda _: self._sum_up(guarded, plan)))
@@ -237,12 +243,13 @@ class RehearsedFreezer:
         """There is nothing to wait for."""
         return -1
 
-    def freeze(self) -> None:
+    def freeze(self, named: Sequence[NamedDisk] | None = None) -> None:
         """Record what would be frozen; raises EffectError if that cannot be found out."""
         if not self._frozen:
-            targets = ", ".join(filesystem.target for filesystem in self.plan().freeze)
-            self._summary = targets or "nothing"
-            self._rehearse(f"freeze {self._summary}")
+            plan = _chosen(self.plan(), named)
+            targets = ", ".join(filesystem.target for filesystem in plan.freeze) or "nothing"
+            self._summary = "; ".join((targets, *plan.notes))
+            self._rehearse(f"freeze {targets}")
             self._frozen = True
 
     def thaw(self) -> None:
@@ -253,3 +260,11 @@ class RehearsedFreezer:
 
     def _rehearse(self, event: str) -> None:
         rehearse(self.events, event, event)
+
+
+def _chosen(plan: Plan, named: Sequence[NamedDisk] | None) -> Plan:
+    if named is None:
+        return plan
+    from hvring.guest.disks import narrowed  # only here, for what it costs in memory
+
+    return narrowed(plan, named)

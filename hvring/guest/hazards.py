@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from hvring.guest.mounts import Filesystem, Mount, Plan
+from hvring.guest.mounts import Filesystem, Plan
 from hvring.guest.stack import backing_files, block_devices
 
 _DESCRIPTORS: Final = 200_000  # of all processes together that are looked at
@@ -105,7 +105,7 @@ def _stacked(plan: Plan, sysfs: str) -> Iterator[Hazard]:
             continue
         for device in block_devices(first.device, first.source, sysfs):
             for path in backing_files(device, sysfs):
-                holder = holder_of(path, plan)
+                holder = plan.holder_of(path)
                 if holder is None:
                     continue
                 if first.device in frozen:
@@ -147,7 +147,7 @@ def _others(plan: Plan) -> Iterator[Hazard]:
             upper = next(
                 (o.removeprefix("upperdir=") for o in mount.options if o.startswith("upperdir=")), None
             )
-            holder = None if upper is None else holder_of(upper, plan)
+            holder = None if upper is None else plan.holder_of(upper)
             if holder is not None:
                 yield Hazard(
                     "overlay",
@@ -162,7 +162,7 @@ def _swap(plan: Plan, proc: str) -> Iterator[Hazard]:
         words = line.split()
         if len(words) > 1 and words[1] == "file":
             path = words[0].replace("\\040", " ")
-            holder = holder_of(path, plan)
+            holder = plan.holder_of(path)
             if holder is not None:
                 yield Hazard(
                     "swap",
@@ -174,7 +174,7 @@ def _swap(plan: Plan, proc: str) -> Iterator[Hazard]:
 
 
 def _writers(plan: Plan, journal: str, own_files: Sequence[tuple[str, str]]) -> Iterator[Hazard]:
-    holder = holder_of(journal, plan) if os.path.isdir(journal) else None
+    holder = plan.holder_of(journal) if os.path.isdir(journal) else None
     if holder is not None:
         yield Hazard(
             "journal",
@@ -184,7 +184,7 @@ def _writers(plan: Plan, journal: str, own_files: Sequence[tuple[str, str]]) -> 
             "the thaw",
         )
     for what, path in own_files:
-        holder = holder_of(os.path.abspath(path), plan)
+        holder = plan.holder_of(os.path.abspath(path))
         if holder is not None:
             yield Hazard(
                 "own_files",
@@ -192,21 +192,6 @@ def _writers(plan: Plan, journal: str, own_files: Sequence[tuple[str, str]]) -> 
                 f"{what} ({path}) is on {holder.target}: what the host writes there meanwhile waits for the thaw",
                 "nothing: a host that makes a backup does not do both",
             )
-
-
-def holder_of(path: str, plan: Plan) -> Filesystem | None:
-    """The file system of the plan that a path of this namespace is on; None: on none that is frozen."""
-    best: tuple[Mount, Filesystem | None] | None = None
-    for filesystem, is_frozen in (
-        *((each, True) for each in plan.freeze),
-        *((one.filesystem, False) for one in plan.skipped),
-    ):
-        for mount in filesystem.mounts:
-            if mount.process or not f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
-                continue
-            if best is None or (len(mount.target), mount.id) > (len(best[0].target), best[0].id):
-                best = mount, filesystem if is_frozen else None
-    return None if best is None else best[1]
 
 
 def _number(filesystem: Filesystem) -> int:

@@ -15,8 +15,15 @@ import signal
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from hvring.errors import EffectError
+
+#: A struct flock of the whole file for each kind of lock; the process id must be 0 for this family of locks.
+_WHOLE_FILE: Final = {
+    kind: struct.pack("hhqqi", kind, os.SEEK_SET, 0, 0, 0)
+    for kind in (fcntl.F_RDLCK, fcntl.F_WRLCK, fcntl.F_UNLCK)
+}
 
 
 class LockedError(EffectError):
@@ -25,7 +32,16 @@ class LockedError(EffectError):
 
 @contextmanager
 def locked(fd: int, *, exclusive: bool) -> Iterator[None]:
-    """Hold both locks of an open file; LockedError at once if another program has one of them.
+    """Hold both locks of an open file, as :func:`lock` takes them."""
+    lock(fd, exclusive=exclusive)
+    try:
+        yield
+    finally:
+        unlock(fd)
+
+
+def lock(fd: int, *, exclusive: bool) -> None:
+    """Take both locks of an open file, until :func:`unlock`; LockedError at once if another program has one of them.
 
     An exclusive lock needs a descriptor open for writing, a shared one for reading.
     """
@@ -37,10 +53,6 @@ def locked(fd: int, *, exclusive: bool) -> Iterator[None]:
         if problem.errno not in (errno.EAGAIN, errno.EACCES):
             raise
         raise LockedError("the pool file is locked by another program") from problem
-    try:
-        yield
-    finally:
-        unlock(fd)
 
 
 def unlock(fd: int) -> None:
@@ -65,5 +77,4 @@ def is_alone(fd: int) -> bool:
 
 
 def _record_lock(fd: int, kind: int) -> None:
-    # A struct flock of the whole file; the process id must be 0 for this family of locks.
-    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack("hhqqi", kind, os.SEEK_SET, 0, 0, 0))
+    fcntl.fcntl(fd, fcntl.F_OFD_SETLK, _WHOLE_FILE[kind])

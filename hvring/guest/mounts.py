@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Final
 
 from hvring.guest.mountinfo import MOUNTINFO, Mount, Ways, other_mounts, own_mounts, parse_mountinfo
+from hvring.guest.patterns import matches
 from hvring.guest.stack import backing_files, block_devices, is_on_loop
 
 __all__ = [
@@ -43,8 +43,12 @@ class Filesystem:
     @property
     def targets(self) -> tuple[str, ...]:
         """All its mount points: in this process's namespace, if there are any."""
-        own = tuple(mount.target for mount in self.mounts if not mount.process)
-        return own or tuple(dict.fromkeys(mount.target for mount in self.mounts))
+        return tuple(dict.fromkeys(mount.target for mount in self.named))
+
+    @property
+    def named(self) -> tuple[Mount, ...]:
+        """The mounts by which people know it: of this process's namespace, if there are any."""
+        return tuple(mount for mount in self.mounts if not mount.process) or self.mounts
 
     @property
     def is_elsewhere(self) -> bool:
@@ -73,6 +77,20 @@ class Plan:
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...] = ()
 
+    def holder_of(self, path: str) -> Filesystem | None:
+        """The file system to be frozen that a path of this namespace is on; None: it is on no such one."""
+        best: tuple[Mount, Filesystem | None] | None = None
+        for filesystem, is_frozen in (
+            *((each, True) for each in self.freeze),
+            *((one.filesystem, False) for one in self.skipped),
+        ):
+            for mount in filesystem.mounts:
+                if mount.process or not f"{path}/".startswith(f"{mount.target.rstrip('/')}/"):
+                    continue
+                if best is None or (len(mount.target), mount.id) > (len(best[0].target), best[0].id):
+                    best = mount, filesystem if is_frozen else None
+        return None if best is None else best[1]
+
 
 def read_plan(
     *,
@@ -85,9 +103,9 @@ def read_plan(
 ) -> Plan:
     """Apply the rules to what is mounted now.
 
-    ``only``: freeze nothing but these mount points.  ``exclude``: globs of mount points to leave alone: a file system
-    whose first mount point, or whose every mount point, matches.  ``loops``: mount points to be frozen although they
-    are on a loop device.  ``proc``: where to look for other mount namespaces; None: in /proc, unless the
+    ``only``, ``exclude``, ``loops``: patterns of :mod:`hvring.guest.patterns`.  ``only``: freeze nothing but these.
+    ``exclude``: leave a file system alone whose first mount, or whose every mount, matches.  ``loops``: freeze these
+    although they are on a loop device.  ``proc``: where to look for other mount namespaces; None: in /proc, unless the
     table is not this process's own.  Raises EffectError.
 
     What lies on a file system (an image) is frozen before it; beyond that the newest mount comes first, "/" last.
@@ -110,7 +128,7 @@ def read_plan(
             skipped.append(Skipped(filesystem, why))
             continue
         freeze.append(filesystem)
-        inside = [target for target in filesystem.targets if _matches(target, exclude)]
+        inside = [mount.target for mount in filesystem.named if matches(mount, exclude)]
         if inside:
             notes.append(
                 f"{filesystem} is frozen although {inside[0]} is excluded: it is the same file system"
@@ -135,10 +153,10 @@ def _why_not(
     exclude: Collection[str],
     loops: Collection[str],
 ) -> str | None:
-    first, targets = filesystem.mounts[0], filesystem.targets
-    if only is not None and not any(target in only for target in targets):
+    first, mounts = filesystem.mounts[0], filesystem.named
+    if only is not None and not any(matches(mount, only) for mount in mounts):
         return "not asked for"
-    if exclude and (_matches(targets[0], exclude) or all(_matches(target, exclude) for target in targets)):
+    if exclude and (matches(mounts[0], exclude) or all(matches(mount, exclude) for mount in mounts)):
         return "excluded"
     if first.fstype.startswith("fuse"):
         return "FUSE cannot be frozen"
@@ -151,13 +169,9 @@ def _why_not(
     if first.fstype in _CANNOT_BE_FROZEN:
         return f"{first.fstype} cannot be frozen"
     devices = block_devices(first.device, first.source, sysfs)
-    if any(is_on_loop(device, sysfs) for device in devices) and not any(t in loops for t in targets):
+    if any(is_on_loop(device, sysfs) for device in devices) and not any(matches(m, loops) for m in mounts):
         return "on a loop device"
     return None
-
-
-def _matches(target: str, globs: Collection[str]) -> bool:
-    return any(fnmatchcase(target, glob) for glob in globs)
 
 
 def _by_what_lies_on_what(

@@ -28,10 +28,9 @@ class Pace:
         began = self._monotonic()
         if began < self._rests_until:
             return Pending(lambda: self.go(step), self._rests_until)
-        return self._timed(step)
+        return self._timed(step, began)
 
-    def _timed(self, step: Callable[[], T | Pending[T]]) -> T | Pending[T]:
-        began = self._monotonic()
+    def _timed(self, step: Callable[[], T | Pending[T]], began: float) -> T | Pending[T]:
         try:
             outcome = step()
         finally:
@@ -41,4 +40,9 @@ class Pace:
         if not isinstance(outcome, Pending):
             return outcome
         pending: Pending[T] = outcome
-        return Pending(lambda: self._timed(pending.resume), pending.at, pending.descriptor, pending.cancel)
+        return Pending(
+            lambda: self._timed(pending.resume, self._monotonic()),
+            pending.at,
+            pending.descriptor,
+            pending.cancel,
+        )

@@ -8,43 +8,52 @@ Linux.  Nobody's lock keeps a reader out for good.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence, Set
 from typing import Final, TypeVar
 
 from hvring.errors import EffectError
 from hvring.guest import records
-from hvring.guest.locks import LockedError, locked
-from hvring.guest.pool_file import PoolFile, is_at, open_to_read, open_to_write, read_record
+from hvring.guest.locks import LockedError, lock, locked, unlock
+from hvring.guest.pool_file import (
+    DIRECTORY_MODE,
+    PoolFile,
+    explain,
+    make_directory,
+    open_to_read,
+    open_to_write,
+    read_record,
+    status_at,
+)
 from hvring.guest.pool_index import STAMP_GRAIN, EmptiedError, Index, MovedError, Stamp
 from hvring.guest.records import KEY_SIZE, RECORD_SIZE, PoolLimitError
 from hvring.pending import Pending, settle
 from hvring.reasons import Reason
 from hvring.status import Status
 
+__all__ = [
+    "DIRECTORY",
+    "DIRECTORY_MODE",
+    "MAX_RECORDS",
+    "POOLS",
+    "Pool",
+    "PoolBusyError",
+    "explain",
+    "make_directory",
+]
+
 DIRECTORY: Final = "/var/lib/hyperv"
-DIRECTORY_MODE: Final = 0o755
 POOLS: Final = range(5)
 
 #: Enough for every known use, and a bound on what a host can make this machine store in all pools (40 MiB).
 MAX_RECORDS: Final = 16384
 
-#: What the host is told (PROTOCOL §3.3).
-_STATUS: Final = {
-    errno.ENOSPC: Status.DISK_FULL,
-    errno.EDQUOT: Status.DISK_FULL,
-    errno.EFBIG: Status.DISK_FULL,
-    errno.EACCES: Status.ACCESS_DENIED,
-    errno.EPERM: Status.ACCESS_DENIED,
-    errno.EROFS: Status.ACCESS_DENIED,
-}
-
 _TRIES: Final = 16
 _FIRST_NAP: Final = 0.0005
 _LONGEST_NAP: Final = 0.02
+
+_UNKNOWN: Final = Index()
 
 T = TypeVar("T")
 
@@ -54,11 +63,6 @@ class PoolBusyError(EffectError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, reason=Reason.POOL_LOCKED)
-
-
-def explain(path: str, problem: OSError) -> EffectError:
-    """What the host is told of it."""
-    return EffectError(f"{path}: {problem.strerror}", _STATUS.get(problem.errno or 0, Status.FAIL))
 
 
 class Pool:
@@ -76,13 +80,18 @@ class Pool:
         timeout: float = 2.0,
         max_records: int = MAX_RECORDS,
         elsewhere: Callable[[], int] = lambda: 0,
+        makes_directory: bool = False,
     ) -> None:
-        """set() adds no record when here and ``elsewhere`` there are ``max_records``."""
+        """set() adds no record when here and ``elsewhere`` there are ``max_records``.
+
+        ``makes_directory``: a change makes it if it is missing, rather than raise EffectError.
+        """
         self.path = os.fspath(path)
         self._timeout = timeout
         self._max_records = max_records
         self._elsewhere = elsewhere
-        self._known = Index()
+        self._makes_directory = makes_directory
+        self._known = _UNKNOWN
         self._is_locked_for_long = False
 
     def __len__(self) -> int:
@@ -129,6 +138,10 @@ class Pool:
     def begin_get(self, key: str) -> str | Pending[str | None] | None:
         """As :meth:`get`."""
         wanted = records.key_bytes(key)
+        known = self._unchanged()
+        if known is not None and known.pairs is not None:
+            place = known.place(wanted)
+            return None if place is None else known.pairs[place][1].decode(errors="surrogateescape")
 
         def read(fd: int, now: Index) -> str | None:
             found = now.find(wanted)
@@ -143,6 +156,12 @@ class Pool:
 
     def begin_record(self, index: int) -> tuple[str, str] | Pending[tuple[str, str] | None] | None:
         """As :meth:`record`."""
+        known = self._unchanged()
+        if known is not None and known.pairs is not None:
+            if not 0 <= index < len(known.live):
+                return None
+            key, value = known.pairs[known.live[index]]
+            return key.decode(errors="surrogateescape"), value.decode(errors="surrogateescape")
 
         def read(fd: int, now: Index) -> tuple[str, str] | None:
             return records.pair(read_record(fd, now.live[index])) if 0 <= index < len(now.live) else None
@@ -183,20 +202,28 @@ class Pool:
 
     def create(self) -> None:
         """Make the file if it is missing, and take away what a kill may have left: waits for nobody's lock."""
-        with self._explained():
-            fd = open_to_write(self.path)
+        try:
+            fd, _ = open_to_write(self.path)
             try:
                 with contextlib.suppress(LockedError), locked(fd, exclusive=True):
                     PoolFile(self.path, fd, 0, set()).tidy()
             finally:
                 os.close(fd)
+        except OSError as problem:
+            raise explain(self.path, problem) from problem
 
     # ------------------------------------------------------------------------- inside
 
     def _until_unlocked(self, work: Callable[[bool], T]) -> T | Pending[T]:
         """Try ``work`` until no lock is in its way; it is told which attempt is the last."""
-        give_up_at = time.monotonic() + self._timeout
+        if self._timeout > 0:
+            try:
+                return work(False)
+            except LockedError:
+                pass
         nap = _FIRST_NAP
+        began = time.monotonic()
+        give_up_at = began + self._timeout
 
         def attempt() -> T | Pending[T]:
             nonlocal nap
@@ -210,27 +237,39 @@ class Pool:
             at, nap = min(now + nap, give_up_at), min(2 * nap, _LONGEST_NAP)
             return Pending(attempt, at)
 
-        return attempt()
+        return Pending(attempt, min(began + nap, give_up_at)) if self._timeout > 0 else attempt()
+
+    def _unchanged(self) -> Index | None:
+        """What is known of the file, if it surely still holds that; not even opened for it."""
+        known = self._known
+        if not known.is_settled:
+            return None
+        try:
+            return known if known.is_of(os.stat(self.path)) else None
+        except OSError:
+            return None
 
     def _read(self, use: Callable[[int, Index], T], last: bool) -> T:
         """``use`` with the open file and its index, both of one state of the file."""
-        with self._explained():
+        try:
             for _ in range(_TRIES):
                 try:
-                    fd = open_to_read(self.path)
+                    fd, opened = open_to_read(self.path)
                 except FileNotFoundError:
-                    return use(-1, Index())
+                    return use(-1, _UNKNOWN)
                 try:
-                    return self._read_from(fd, use, last)
+                    return self._read_from(fd, opened, use, last)
                 except MovedError:
                     continue
                 finally:
                     os.close(fd)
-            raise LockedError("the pool file changes faster than it can be read")
+        except OSError as problem:
+            raise explain(self.path, problem) from problem
+        raise LockedError("the pool file changes faster than it can be read")
 
-    def _read_from(self, fd: int, use: Callable[[int, Index], T], last: bool) -> T:
+    def _read_from(self, fd: int, opened: os.stat_result, use: Callable[[int, Index], T], last: bool) -> T:
         now = self._known
-        if not (now.is_settled and Stamp.of(fd) == now.stamp):
+        if not now.is_of(opened):
             try:
                 with locked(fd, exclusive=False):
                     self._is_locked_for_long = False
@@ -242,38 +281,45 @@ class Pool:
                 self._is_locked_for_long = True
                 now = self._load(fd)
         result = use(fd, now)
-        if Stamp.of(fd) != now.stamp:
+        if Stamp.of(os.fstat(fd)) != now.stamp:
             raise MovedError
         return result
 
     def _change(self, work: Callable[[PoolFile, Index], T]) -> T:
         """``work`` with the locked file, a torn record at its end cut off."""
-        with self._explained():
+        try:
             for _ in range(_TRIES):
-                fd = open_to_write(self.path)
+                fd, opened = open_to_write(self.path, makes_directory=self._makes_directory)
                 try:
-                    with locked(fd, exclusive=True):
-                        if not is_at(self.path, fd):
-                            continue  # replaced or removed while we waited for the lock
-                        now = self._load(fd)
-                        self._known = Index()  # unless the change works, the next look reads the file
-                        if now.stamp.size != now.count * RECORD_SIZE:
-                            os.ftruncate(fd, now.count * RECORD_SIZE)
-                        try:
-                            return work(PoolFile(self.path, fd, now.count, now.empty), now)
-                        except EmptiedError:
-                            os.ftruncate(fd, 0)  # before anybody can lock it and read zeros
-                            raise
+                    lock(fd, exclusive=True)
+                    try:
+                        return self._change_locked(fd, opened, work)
+                    finally:
+                        unlock(fd)
                 except MovedError:
                     continue
                 finally:
                     os.close(fd)
-            raise EffectError(
-                f"{self.path}: changed by a program that takes no lock", reason=Reason.POOL_DAMAGED
-            )
+        except OSError as problem:
+            raise explain(self.path, problem) from problem
+        raise EffectError(f"{self.path}: changed by a program that takes no lock", reason=Reason.POOL_DAMAGED)
+
+    def _change_locked(self, fd: int, opened: os.stat_result, work: Callable[[PoolFile, Index], T]) -> T:
+        status = status_at(self.path, opened)
+        if status is None:
+            raise MovedError  # replaced or removed while we waited for the lock
+        now = self._known if self._known.is_of(status) else self._load(fd)
+        self._known = _UNKNOWN  # unless the change works, the next look reads the file
+        if now.stamp.size != now.count * RECORD_SIZE:
+            os.ftruncate(fd, now.count * RECORD_SIZE)
+        try:
+            return work(PoolFile(self.path, fd, now.count, now.empty), now)
+        except EmptiedError:
+            os.ftruncate(fd, 0)  # before anybody can lock it and read zeros
+            raise
 
     def _set(self, record: bytes, file: PoolFile, now: Index) -> None:
-        key = record[:KEY_SIZE].partition(b"\0")[0]
+        key, value = record[:KEY_SIZE].partition(b"\0")[0], record[KEY_SIZE:].partition(b"\0")[0]
         drop = now.empty.union(now.older.get(key, ()))
         place = now.newest.get(key)
         if place is None and len(now.live) + self._elsewhere() >= self._max_records:
@@ -286,9 +332,13 @@ class Pool:
             file.rewrite(drop, place, record)
         elif place is None:
             file.append(record)
-            self._remember(file, now.appended(key))
+            stamp = file.backdate(STAMP_GRAIN)
+            if stamp is not None:  # so the file need not be read again
+                self._known = now.appended(stamp, key, value)
         elif file.replace(place, record):
-            self._remember(file, now)
+            stamp = file.backdate(STAMP_GRAIN)
+            if stamp is not None:
+                self._known = now.replaced(stamp, place, key, value)
         else:
             file.rewrite(set(), place, record)
 
@@ -325,40 +375,12 @@ class Pool:
     def _load(self, fd: int) -> Index:
         """The index of the file; made again only if that is not surely known."""
         known = self._known
-        if not (known.is_settled and Stamp.of(fd) == known.stamp):
+        if not known.is_of(os.fstat(fd)):
             try:
                 known = self._known = Index.read(fd)
             except EffectError as problem:
                 raise EffectError(f"{self.path}: {problem}", reason=Reason.POOL_DAMAGED) from problem
         return known
-
-    def _remember(self, file: PoolFile, now: Index) -> None:
-        """Know the index of the file that was just written, without reading it.
-
-        The next change by anybody must show in the time stamp, also when it comes in the same tick of the kernel's
-        clock: so this change gets a stamp that lies before that tick, and that no other change has.
-        """
-        stamp = file.backdate(STAMP_GRAIN)
-        if stamp is not None:
-            self._known = now.stamped(stamp)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except OSError as problem:
-            raise explain(self.path, problem) from problem
-
-
-def make_directory(path: str) -> None:
-    """The folder of the pools, as the in-tree daemon makes it; raises EffectError."""
-    if os.path.isdir(path):
-        return
-    try:
-        os.makedirs(path, exist_ok=True)
-        os.chmod(path, DIRECTORY_MODE)
-    except OSError as problem:
-        raise explain(path, problem) from problem
 
 
 def _dropped(now: Index, wanted: Set[bytes] | None) -> set[int]:

@@ -10,6 +10,7 @@ record with an empty key, is left for the next change to drop.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import stat
@@ -23,42 +24,74 @@ from hvring.guest.locks import LockedError, is_alone, locked, unlock
 from hvring.guest.pool_index import EmptiedError, MovedError, Stamp
 from hvring.guest.records import KEY_SIZE, RECORD_SIZE
 from hvring.reasons import Reason
+from hvring.status import Status
 
+DIRECTORY_MODE: Final = 0o755
 FILE_MODE: Final = 0o644
+
+#: What the host is told (PROTOCOL §3.3).
+_STATUS: Final = {
+    errno.ENOSPC: Status.DISK_FULL,
+    errno.EDQUOT: Status.DISK_FULL,
+    errno.EFBIG: Status.DISK_FULL,
+    errno.EACCES: Status.ACCESS_DENIED,
+    errno.EPERM: Status.ACCESS_DENIED,
+    errno.EROFS: Status.ACCESS_DENIED,
+}
+
 _CHUNK: Final = 256 * RECORD_SIZE
 _STRAGGLERS: Final = 0.25  # seconds for those who opened the old file in the moment before it lost its name
 # A FIFO or a device in a pool's place must not hold us up.
 _FLAGS: Final = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY
 
 
-def open_to_read(path: str) -> int:
-    """A descriptor; raises OSError, EffectError for what is no file, LockedError while an opener has to wait."""
+def explain(path: str, problem: OSError) -> EffectError:
+    """What the host is told of it."""
+    return EffectError(f"{path}: {problem.strerror}", _STATUS.get(problem.errno or 0, Status.FAIL))
+
+
+def make_directory(path: str) -> None:
+    """The folder of the pools, as the in-tree daemon makes it; raises EffectError."""
+    if os.path.isdir(path):
+        return
+    try:
+        os.makedirs(path, exist_ok=True)
+        os.chmod(path, DIRECTORY_MODE)
+    except OSError as problem:
+        raise explain(path, problem) from problem
+
+
+def open_to_read(path: str) -> tuple[int, os.stat_result]:
+    """A descriptor and what the file was then; raises OSError, EffectError for what is no file, LockedError while an
+    opener has to wait."""
     return _open(path, os.O_RDONLY)
 
 
-def open_to_write(path: str) -> int:
-    """The same, and the file is made if it is missing."""
+def open_to_write(path: str, *, makes_directory: bool = False) -> tuple[int, os.stat_result]:
+    """The same, and the file is made if it is missing, and if it may be its directory."""
     while True:
         try:
             return _open(path, os.O_RDWR)
         except FileNotFoundError:
-            pass
+            if makes_directory:
+                make_directory(os.path.dirname(path))
         try:
-            fd = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            fd, status = _open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         except FileExistsError:
             if os.path.islink(path):
                 raise EffectError(f"{path}: a link that leads nowhere", reason=Reason.POOL_DAMAGED) from None
             continue
         os.fchmod(fd, FILE_MODE)  # whatever the umask; an older file keeps the mode its owner chose
-        return fd
+        return fd, status
 
 
-def is_at(path: str, fd: int) -> bool:
-    """Whether the open file still has this name."""
+def status_at(path: str, opened: os.stat_result) -> os.stat_result | None:
+    """What the file of this name is now, if it still is the one that was opened."""
     try:
-        return os.path.samestat(os.stat(path), os.fstat(fd))
+        now = os.stat(path)
     except FileNotFoundError:
-        return False
+        return None
+    return now if os.path.samestat(now, opened) else None
 
 
 def read_record(fd: int, place: int) -> bytes:
@@ -81,6 +114,7 @@ class PoolFile:
         self._fd = fd
         self._count = count
         self._empty = empty
+        self._accessed = 0  # the file's time of that, in ns
 
     def append(self, record: bytes) -> None:
         """One more record, at the end that the file has in that moment."""
@@ -151,20 +185,23 @@ class PoolFile:
             os.unlink(_beside(os.path.realpath(self._path)))
 
     def backdate(self, grain: int) -> Stamp | None:
-        """Set the time of the last change by ``grain`` nanoseconds back; None: we may not, as the file is not ours."""
-        accessed = os.fstat(self._fd).st_atime_ns
+        """Set the time of the change just made by ``grain`` nanoseconds back; None: we may not, the file is not ours.
+
+        The next change by anybody must show in the time stamp, also when it comes in the same tick of the kernel's
+        clock: so this change gets a stamp that lies before that tick, and that no other change has.
+        """
         try:
-            os.utime(self._fd, ns=(accessed, time.time_ns() - grain))
+            os.utime(self._fd, ns=(self._accessed, time.time_ns() - grain))
         except PermissionError:
             return None
-        self._look_at_the_end()
-        return Stamp.of(self._fd)
+        return Stamp.of(self._look_at_the_end())
 
     # ------------------------------------------------------------------------- a new file in the old one's place
 
     def _take_its_name(self, drop: set[int], place: int | None, record: bytes | None) -> bool:
         """False, and nothing done: there is no room or no right for a second file."""
-        before = Stamp.of(self._fd)
+        opened = os.fstat(self._fd)
+        before = Stamp.of(opened)
         target = os.path.realpath(self._path)
         beside = _beside(target)
         try:
@@ -179,7 +216,7 @@ class PoolFile:
                 try:
                     self._be_like_the_old(new)
                     self._copy(new, drop, place, record)
-                    if Stamp.of(self._fd) != before or not is_at(target, self._fd):
+                    if Stamp.of(os.fstat(self._fd)) != before or status_at(target, opened) is None:
                         raise MovedError
                     os.rename(beside, target)
                 except (OSError, MovedError) as problem:
@@ -266,20 +303,23 @@ class PoolFile:
 
     # ------------------------------------------------------------------------- what others did without a lock
 
-    def _look_at_the_end(self) -> None:
+    def _look_at_the_end(self) -> os.stat_result:
         """Writing behind the end would fill what lies between with zeros."""
-        size = os.fstat(self._fd).st_size
-        if size < self._count * RECORD_SIZE:
+        status = os.fstat(self._fd)
+        if status.st_size < self._count * RECORD_SIZE:
             raise EmptiedError
-        if size > self._count * RECORD_SIZE:
+        if status.st_size > self._count * RECORD_SIZE:
             raise MovedError
+        return status
 
     def _must_hold(self, place: int, record: bytes) -> None:
-        self._look_at_the_end()
-        if read_record(self._fd, place) != record:
-            raise EmptiedError
+        self._accessed = self._look_at_the_end().st_atime_ns
         if place and place - 1 not in self._empty:
-            self._solid(place - 1)
+            both = os.pread(self._fd, 2 * RECORD_SIZE, (place - 1) * RECORD_SIZE)
+            if both[RECORD_SIZE:] != record or not both[0]:  # the one before: as in _solid
+                raise EmptiedError
+        elif read_record(self._fd, place) != record:
+            raise EmptiedError
 
     def _cut(self, count: int) -> None:
         """Leave so many records."""
@@ -297,15 +337,16 @@ class PoolFile:
         return record
 
 
-def _open(path: str, flags: int) -> int:
+def _open(path: str, flags: int) -> tuple[int, os.stat_result]:
     try:
         fd = os.open(path, flags | _FLAGS, FILE_MODE)
     except BlockingIOError as problem:
         raise LockedError("the pool file is in use by another program") from problem
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
         os.close(fd)
         raise EffectError(f"{path}: not a regular file", reason=Reason.POOL_DAMAGED)
-    return fd
+    return fd, status
 
 
 def _beside(path: str) -> str:

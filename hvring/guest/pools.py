@@ -112,6 +112,7 @@ class PoolStore:
                 timeout=timeout,
                 max_records=max_records,
                 elsewhere=_records_in([other for other in paths if other != path]),
+                makes_directory=True,
             )
             for path in paths
         )
@@ -156,7 +157,6 @@ class PoolStore:
 
     def set(self, pool: int, key: str, value: str) -> Pending[None] | None:
         """Add or replace a value."""
-        make_directory(self.directory)
         return self._pace.go(lambda: self._pool(pool).begin_set(key, value))
 
     def delete(self, pool: int, key: str) -> bool | Pending[bool]:

@@ -16,16 +16,17 @@ def block_devices(device: str, source: str, sysfs: str = "/sys") -> tuple[str, .
     """The devices ("major:minor") of a superblock: ``device`` itself, or those behind an anonymous number."""
     if not device.startswith("0:"):
         return (device,)
-    # The one who mounted it has named one of them: /dev only, and no way out of it.
-    first = os.path.normpath(source.split(":")[0])
-    if not first.startswith("/dev/"):
-        return ()
-    try:
-        number = os.stat(first).st_rdev
-    except OSError:
-        return ()
-    name = f"{os.major(number)}:{os.minor(number)}"
-    return (name, *_others_of_btrfs(name, sysfs))
+    # The one who mounted it has named one of them, or all: /dev only, and no way out of it.
+    names = []
+    for one in map(os.path.normpath, source.split(":")):
+        if not one.startswith("/dev/"):
+            return ()
+        try:
+            number = os.stat(one).st_rdev
+        except OSError:
+            return ()
+        names.append(f"{os.major(number)}:{os.minor(number)}")
+    return (*names, *_others_of_btrfs(names[0], sysfs))
 
 
 def below(device: str, sysfs: str = "/sys") -> Iterator[str]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 import weakref
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from hvring.errors import MessageError
@@ -16,7 +16,7 @@ from hvring.host.link import Link
 from hvring.host.session import Session
 from hvring.host.uninterrupted import uninterrupted
 from hvring.ic import Frame
-from hvring.ic.vss import VssFlags, VssFreeze, VssOperation
+from hvring.ic.vss import Lun, VssFlags, VssFreeze, VssOperation
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,18 +47,21 @@ class VssVerbs:
         link = self._session.link
         return link is not None and self._frozen is not None and self._frozen() is link
 
-    async def backup(self, during: Callable[[], Awaitable[object]] | None = None) -> BackupReport:
+    async def backup(
+        self, during: Callable[[], Awaitable[object]] | None = None, luns: Sequence[Lun] = ()
+    ) -> BackupReport:
         """Check, freeze, await ``during()``, thaw, report completion, in a real host's order.
 
         The guest is thawed however this ends: by a failed freeze, by an error in ``during``, or by
         cancellation, which waits for the guest's answers then. A second backup waits for the first.
+        ``luns``: the disks of the backup, which FREEZE names.
         """
         async with self._one_backup:
             flags = await self.check()
             device_flags = await self.direct_mapped()
             began = time.perf_counter()
             try:
-                await self.freeze()
+                await self.freeze(luns)
                 if during is not None:
                     await during()
             except BaseException:
@@ -78,12 +81,16 @@ class VssVerbs:
         """Flags about directly mapped devices."""
         return await self._flags(VssOperation.GET_DM_INFO)
 
-    async def freeze(self) -> None:
-        """Freeze all file systems; the caller must :meth:`thaw`, even if this fails or is cancelled."""
+    async def freeze(self, luns: Sequence[Lun] = ()) -> None:
+        """Freeze all file systems; the caller must :meth:`thaw`, even if this fails or is cancelled.
+
+        ``luns``: the disks of the backup, 260 at most (ValueError); a guest may freeze only what is on them.
+        """
+        body = VssFreeze(luns=tuple(luns)).encode()
         self._session.require()
         assert self._session.link is not None
         self._frozen = weakref.ref(self._session.link)
-        await self._ask(VssOperation.FREEZE, VssFreeze().encode(), self._session.timing.freeze)
+        await self._ask(VssOperation.FREEZE, body, self._session.timing.freeze)
 
     async def thaw(self) -> None:
         """Thaw all file systems."""

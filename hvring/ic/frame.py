@@ -2,7 +2,7 @@
 """What every integration-service message has in common: pipe header, IC header, body (PROTOCOL §3.1).
 
 Two views of it.  :class:`Frame` is a whole message with exact sizes: what a host sends, and how it reads
-an answer.  :class:`Request` is a message as a guest finds it on the ring, 8-rounded and with whatever its
+an answer.  :class:`Request`, in C, is a message as a guest finds it on the ring, 8-rounded and with whatever its
 sizes claim, together with the only way to answer it: the received bytes, edited in place (Appendix B).
 """
 
@@ -11,11 +11,13 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from enum import IntEnum, IntFlag
-from typing import Final, NamedTuple
+from typing import Final
 
 from hvring.errors import LyingLengthError, ShortMessageError
+from hvring.ic._request import Inbox as Inbox
+from hvring.ic._request import Request as Request
 from hvring.ic.fields import pack
-from hvring.status import Status
+from hvring.ic.version import Version as Version
 
 PIPE_HEADER: Final = 8
 HEADER: Final = 28  # pipe header + IC header: where the body begins, P+28
@@ -24,18 +26,6 @@ MAX_BODY: Final = MAX_MESSAGE - (HEADER - PIPE_HEADER)
 DATA: Final = 1  # the only pipe packet type that integration services use
 
 _FRAME: Final = struct.Struct("<IIHHHHHHIBBH")
-_STATUS: Final = struct.Struct("<I")
-_BODY_SIZE: Final = struct.Struct("<H")
-
-
-class Version(NamedTuple):
-    """A framework or message version; exact pairs are what negotiation compares."""
-
-    major: int
-    minor: int
-
-    def __str__(self) -> str:
-        return f"{self.major}.{self.minor}"
 
 
 class MessageType(IntEnum):
@@ -121,78 +111,3 @@ class Frame:
             raise LyingLengthError(f"body size {size} in a pipe message of {pipe_size} bytes")
         body = bytes(payload[HEADER : HEADER + size])
         return cls(kind, body, Version(f0, f1), Version(v0, v1), status, tid, flags, pipe_type)
-
-
-@dataclass(slots=True)
-class Request:
-    """A message as a guest received it, and how it is answered.
-
-    Like Linux this goes by the bytes that came and not by the sizes in the headers; what is odd about the
-    headers is noted in ``anomalies`` ("pipe-type", "pipe-size", "body-size", "flags").  ``overrun`` is true
-    when the headers claim bytes that did not come: then nothing in the body deserves trust.
-    """
-
-    payload: bytes  # as received; rounding bytes behind the claimed end are zeroed
-    body: bytes  # everything from P+28 to the end of what came, rounding included
-    type: int
-    framework: Version
-    version: Version
-    transaction_id: int
-    flags: int
-    status: int
-    pipe_size: int
-    body_size: int
-    overrun: bool
-    anomalies: tuple[str, ...]
-
-    @classmethod
-    def parse(cls, payload: bytes | bytearray | memoryview) -> Request:
-        """Raises ShortMessageError below the 28 bytes of headers."""
-        came = len(payload)
-        if came < HEADER:
-            raise ShortMessageError(f"{came} bytes cannot hold the {HEADER} bytes of headers")
-        pipe_type, pipe_size, f0, f1, kind, v0, v1, size, status, tid, flags, _ = _FRAME.unpack_from(payload)
-        claimed = PIPE_HEADER + pipe_size
-        plausible = HEADER <= claimed <= came and came - claimed < 8
-        data = bytes(payload)  # no copy of what is bytes already
-        if plausible and claimed < came:
-            # The writer's rounding bytes may be anything; sent back, they would be somebody's old memory.
-            data = data[:claimed].ljust(came, b"\0")
-        odd = (
-            ("pipe-type", pipe_type != DATA),
-            ("pipe-size", not plausible),
-            ("body-size", size != pipe_size - (HEADER - PIPE_HEADER)),
-            ("flags", flags != REQUEST_FLAGS),
-        )
-        return cls(
-            data,
-            data[HEADER:],
-            kind,
-            Version(f0, f1),
-            Version(v0, v1),
-            tid,
-            flags,
-            status,
-            pipe_size,
-            size,
-            round8(claimed) > round8(came) or HEADER + size > came,
-            tuple([name for name, true in odd if true]),
-        )
-
-    def answer(
-        self, status: int = Status.OK, body: bytes | None = None, body_size: int | None = None
-    ) -> bytes:
-        """The received bytes as a response: flags 5, ``status``, ``body`` laid over P+28.
-
-        The length stays what was received: what does not fit is cut off, and where ``body`` is shorter the
-        request's own bytes remain, as in Linux.  ``body_size`` replaces the field at P+18.
-        """
-        out = bytearray(self.payload)
-        if body is not None:
-            n = min(len(body), len(out) - HEADER)
-            out[HEADER : HEADER + n] = body[:n]
-        if body_size is not None:
-            _BODY_SIZE.pack_into(out, 18, body_size)
-        _STATUS.pack_into(out, 20, status)
-        out[25] = RESPONSE_FLAGS
-        return bytes(out)

@@ -27,8 +27,12 @@ VALUE_END: Final = 2576  # of GET and SET
 DELETE_END: Final = 520
 HEADER_SIZE: Final = 2  # operation and pool
 
-_PAIR: Final = struct.Struct("<BBHIII512s2048s")  # GET, SET: value type, key size, value size
+_PAIR: Final = struct.Struct("<BBHIII512s2048s4x")  # GET, SET: value type, key size, value size
+_PAIR_NUMBERS: Final = struct.Struct("<BBHIII")
+_KEY_AT: Final = 16  # of GET and SET
+_VALUE_AT: Final = _KEY_AT + KEY_FIELD
 _ITEM: Final = struct.Struct("<BBHIIII512s2048s")  # ENUMERATE: index, value type, key size, value size
+_INDEX: Final = struct.Struct("<BBHI")
 _DELETE: Final = struct.Struct("<BBHI512s")
 
 
@@ -77,7 +81,7 @@ def header(body: bytes) -> tuple[int, int]:
 def encode_value(value: str | int, value_type: int) -> bytes:
     """A value's bytes as its size field counts them: text with its NUL, a number in 4 or 8.  Raises ValueError."""
     if isinstance(value, str):
-        return text.pack(value, VALUE_FIELD)[: text.size(value)]
+        return text.terminated(value, VALUE_FIELD)
     try:
         return value.to_bytes(_INT_SIZES[value_type], "little")
     except (KeyError, OverflowError):
@@ -98,16 +102,20 @@ def decode_value(raw: bytes, value_type: int) -> str | int:
 
 def _pair(operation: KvpOperation, pool: int, key: str, value: str | int, value_type: int) -> bytes:
     """A message with key and value and without an index."""
-    raw = encode_value(value, value_type)
-    numbers = (operation, pool, 0, value_type, text.size(key), len(raw))
-    return pack(_PAIR, "a KVP message", *numbers, text.pack(key, KEY_FIELD), raw).ljust(BODY_SIZE, b"\0")
+    name, raw = text.terminated(key, KEY_FIELD), encode_value(value, value_type)
+    return pack(_PAIR, "a KVP message", operation, pool, 0, value_type, len(name), len(raw), name, raw)
 
 
 def _used(field: bytes, size: int, what: str) -> bytes:
     """The bytes of a field that its size field counts."""
-    if size > len(field):
-        raise LyingLengthError(f"a {what} of {size} bytes in a field of {len(field)}")
-    return field[:size]
+    return _part(field, 0, len(field), size, what)
+
+
+def _part(body: bytes, at: int, field: int, size: int, what: str) -> bytes:
+    """The same of a field that lies in the body ``at`` there."""
+    if size > field:
+        raise LyingLengthError(f"a {what} of {size} bytes in a field of {field}")
+    return body[at : at + size]
 
 
 def _key(field: bytes, size: int) -> str:
@@ -128,26 +136,17 @@ class KvpGet:
 
     def encode(self) -> bytes:
         """Raises ValueError when the key or the pool does not fit."""
-        key = text.pack(self.key, KEY_FIELD)
+        key = text.terminated(self.key, KEY_FIELD)
         return pack(
-            _PAIR,
-            "a KVP message",
-            KvpOperation.GET,
-            self.pool,
-            0,
-            ValueType.SZ,
-            text.size(self.key),
-            0,
-            key,
-            b"",
-        ).ljust(BODY_SIZE, b"\0")
+            _PAIR, "a KVP message", KvpOperation.GET, self.pool, 0, ValueType.SZ, len(key), 0, key, b""
+        )
 
     @classmethod
     def decode(cls, body: bytes) -> KvpGet:
         """Raises ShortMessageError, LyingLengthError, MessageError for broken text."""
         _need(body, VALUE_END, "GET")
-        _, pool, _, _, key_size, _, key, _ = _PAIR.unpack_from(body)
-        return cls(pool, _key(key, key_size))
+        _, pool, _, _, key_size, _ = _PAIR_NUMBERS.unpack_from(body)
+        return cls(pool, text.unpack(_part(body, _KEY_AT, KEY_FIELD, key_size, "key")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +168,10 @@ class KvpSet:
     def decode(cls, body: bytes) -> KvpSet:
         """Raises ShortMessageError, LyingLengthError, MessageError for an unknown type or broken text."""
         _need(body, VALUE_END, "SET")
-        _, pool, _, value_type, key_size, value_size, key, value = _PAIR.unpack_from(body)
-        raw = _used(value, value_size, "value")
-        return cls(pool, _key(key, key_size), decode_value(raw, value_type), value_type)
+        _, pool, _, value_type, key_size, value_size = _PAIR_NUMBERS.unpack_from(body)
+        raw = _part(body, _VALUE_AT, VALUE_FIELD, value_size, "value")
+        key = text.unpack(_part(body, _KEY_AT, KEY_FIELD, key_size, "key"))
+        return cls(pool, key, decode_value(raw, value_type), value_type)
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +213,7 @@ class KvpEnumerate:
     def decode(cls, body: bytes) -> KvpEnumerate:
         """Raises ShortMessageError below 2580 bytes: the answer needs that room."""
         _need(body, BODY_SIZE, "ENUMERATE")
-        _, pool, _, index = _ITEM.unpack_from(body)[:4]
+        _, pool, _, index = _INDEX.unpack_from(body)
         return cls(pool, index)
 
 
@@ -229,7 +229,7 @@ class KvpItem:
 
     def encode(self) -> bytes:
         """Raises ValueError when key or value do not fit."""
-        key, value = text.pack(self.key, KEY_FIELD), encode_value(self.value, self.value_type)
+        key, value = text.terminated(self.key, KEY_FIELD), encode_value(self.value, self.value_type)
         return pack(
             _ITEM,
             "a KVP message",
@@ -238,7 +238,7 @@ class KvpItem:
             0,
             self.index,
             self.value_type,
-            text.size(self.key),
+            len(key),
             len(value),
             key,
             value,
@@ -278,9 +278,10 @@ class KvpValue:
     def decode(cls, body: bytes) -> KvpValue:
         """As strict as :meth:`KvpItem.decode`."""
         _need(body, VALUE_END, "value")
-        _, pool, _, value_type, key_size, value_size, key, value = _PAIR.unpack_from(body)
-        raw = _used(value, value_size, "value")
-        return cls(pool, _key(key, key_size), _strict_value(raw, value_type), value_type)
+        _, pool, _, value_type, key_size, value_size = _PAIR_NUMBERS.unpack_from(body)
+        raw = _part(body, _VALUE_AT, VALUE_FIELD, value_size, "value")
+        key = text.unpack(_part(body, _KEY_AT, KEY_FIELD, key_size, "key"))
+        return cls(pool, key, _strict_value(raw, value_type), value_type)
 
 
 def _strict_value(raw: bytes, value_type: int) -> str | int:

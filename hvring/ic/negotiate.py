@@ -113,7 +113,7 @@ def choose(body: bytes, frameworks: Sequence[Version], versions: Sequence[Versio
 
 def answer(
     request: Request, frameworks: Sequence[Version], versions: Sequence[Version]
-) -> tuple[bytes, Negotiated | None]:
+) -> tuple[bytes | Request, Negotiated | None]:
     """Linux's answer byte for byte, leftovers in a failed one included, but a failed one has status FAIL."""
     body = request.body
     if len(body) < _COUNTS_ONLY.size:

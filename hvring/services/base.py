@@ -23,7 +23,7 @@ from hvring.errors import (
 )
 from hvring.events import Event, EventKind, Facts
 from hvring.ic import negotiate
-from hvring.ic.frame import MessageType, Request, Version
+from hvring.ic.frame import Inbox, MessageType, Request, Version
 from hvring.ic.negotiate import Negotiated
 from hvring.news import News
 from hvring.pending import Pending, then
@@ -33,8 +33,6 @@ from hvring.status import Status
 
 M = TypeVar("M")
 T = TypeVar("T")
-
-_STATUS: Final = slice(20, 24)
 
 
 @runtime_checkable
@@ -64,8 +62,13 @@ class Response:
     then: Callable[[], None] | None = None
 
 
+_OK: Final = Response()
+
 Result = Response | Pending[Response | None] | None
 """What :meth:`IntegrationService.handle` makes of a message; None is silence."""
+
+Taken = Reply | Request | Pending[Reply | Request | None] | None
+"""An :data:`Answer`, or one that is the request itself, edited where it lies, with its ``then``."""
 
 
 class IntegrationService(Service, Generic[M]):
@@ -73,6 +76,9 @@ class IntegrationService(Service, Generic[M]):
 
     ``minimum``: body bytes below which Linux stays silent.  ``answers_unknown``: whether another message type is
     answered (with FAIL) or met with silence.  What a handler raises becomes a status by :meth:`refusal`.
+
+    ``in_place``: packets come and are answered in one reused buffer, a :class:`~hvring.ic.frame.Inbox`.  A class says
+    so for itself alone: others get bytes by :meth:`receive`, and :meth:`Request.answer` gives them bytes.
     """
 
     name: ClassVar[str] = ""
@@ -81,6 +87,12 @@ class IntegrationService(Service, Generic[M]):
     versions: ClassVar[tuple[Version, ...]]
     minimum: ClassVar[int] = 0
     answers_unknown: ClassVar[bool] = False
+    in_place: ClassVar[bool] = False
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "in_place" not in vars(cls):
+            cls.in_place = False
 
     def __init__(self) -> None:
         self._counters = Counters()
@@ -104,8 +116,8 @@ class IntegrationService(Service, Generic[M]):
         """What to say to a message.  May raise MessageError and whatever its effects raise."""
         raise NotImplementedError
 
-    def encode(self, request: Request, response: Response) -> bytes:
-        """The request, edited (decision 0002)."""
+    def encode(self, request: Request, response: Response) -> bytes | Request:
+        """The request, edited (decision 0002): by :meth:`Request.answer`, after which its old bytes are gone."""
         body = None if response.message is None else response.message.encode()
         return request.answer(response.status, body)
 
@@ -146,8 +158,49 @@ class IntegrationService(Service, Generic[M]):
 
     def receive(self, payload: bytes) -> Answer:
         """One packet through the common checks and then to the handler; counts what comes out."""
-        self._counters.requests += 1
-        return then(self._decide(payload), self._count)
+        try:
+            request = Request.parse(payload)
+        except ShortMessageError:
+            self._count_no_headers()
+            return None
+        return self.take(request)  # type: ignore[return-value]  # to bytes, bytes
+
+    def receive_in(self, inbox: Inbox, length: int) -> Taken:
+        """As :meth:`receive`, for a packet of ``length`` bytes in an inbox: the answer is the request, edited there."""
+        try:
+            request = inbox.request(length)
+        except ShortMessageError:
+            self._count_no_headers()
+            return None
+        return self.take(request)
+
+    def take(self, request: Request) -> Taken:
+        """As :meth:`receive`, for a packet whose headers were read."""
+        counters = self._counters
+        counters.requests += 1
+        if request.is_odd:
+            counters.anomalies += 1
+        if request.type != self.kind or request.overrun:
+            return self._take_apart(request)
+        if request.size < self.least(request):
+            counters.short += 1
+            counters.silent += 1
+            return None
+        try:
+            message = self.decode(request)
+        except Exception as error:
+            return self._reply(request, self._turned_down("message", error))
+        what = type(message).__name__
+        try:
+            result = self.handle(message)
+        except Exception as error:  # effects may be an embedder's own code
+            return self._reply(request, self._turned_down(what, error))
+        if isinstance(result, Pending):
+            later: Response | Pending[Response | None] | None = self._settled(what, result)
+            return then(later, lambda response: self._reply(request, response))
+        if self._last_failure is not None:
+            self.worked(what)
+        return self._reply(request, result)
 
     def respond(self, message: M) -> Result:
         """As :meth:`receive`, for a message that came without headers.  Never raises."""
@@ -231,49 +284,39 @@ class IntegrationService(Service, Generic[M]):
         if self.on_event is not None:
             self.on_event(Event(self.name, kind, detail, facts))
 
-    def _count(self, answer: Reply | None) -> Reply | None:
-        self._tally(None if answer is None else any(answer.payload[_STATUS]))
-        return answer
-
     def _count_response(self, response: Response | None) -> Response | None:
-        self._tally(None if response is None else response.status != Status.OK)
+        if response is None:
+            self._counters.silent += 1
+            return None
+        self._tally(response.status != Status.OK)
         return response
 
-    def _tally(self, failed: bool | None) -> None:
-        """``failed``: None for silence."""
-        if failed is None:
-            self._counters.silent += 1
-        else:
-            self._counters.replies += 1
-            self._counters.failed += failed
+    def _tally(self, failed: bool) -> None:
+        self._counters.replies += 1
+        self._counters.failed += failed
 
-    def _decide(self, payload: bytes) -> Answer:
+    def _count_no_headers(self) -> None:
+        self._counters.requests += 1
+        self._counters.short += 1
+        self._counters.silent += 1
+
+    def _take_apart(self, request: Request) -> Taken:
+        """What is no message for the handler: negotiations, messages of other services, lies."""
         counters = self._counters
-        try:
-            request = Request.parse(payload)
-        except ShortMessageError:
-            counters.short += 1
-            return None
-        counters.anomalies += bool(request.anomalies)
         if request.type not in (MessageType.NEGOTIATE, self.kind):
             counters.unknown_type += 1
-            return Reply(request.answer(Status.FAIL)) if self.answers_unknown else None
+            if not self.answers_unknown:
+                counters.silent += 1
+                return None
+            self._tally(True)
+            return _answer(request.answer(Status.FAIL))
         if request.overrun:
             lie = LyingLengthError("its headers claim bytes that did not come")
             return self._reply(request, self._turned_down("message", lie))
-        if request.type == MessageType.NEGOTIATE:
-            counters.negotiations += 1
-            agreed, self._negotiated = negotiate.answer(request, self.frameworks, self.versions)
-            return Reply(agreed)
-        if len(request.body) < self.least(request):
-            counters.short += 1
-            return None
-        try:
-            message = self.decode(request)
-        except Exception as error:
-            return self._reply(request, self._turned_down("message", error))
-        outcome = self._settle(type(message).__name__, lambda: self.handle(message))
-        return then(outcome, lambda response: self._reply(request, response))
+        counters.negotiations += 1
+        agreed, self._negotiated = negotiate.answer(request, self.frameworks, self.versions)
+        self._tally(self._negotiated is None)
+        return _answer(agreed)
 
     def _settle(self, what: str, work: Callable[[], Result], /) -> Result:
         """Go on with the work; what it raises becomes a status."""
@@ -282,20 +325,26 @@ class IntegrationService(Service, Generic[M]):
         except Exception as error:  # effects may be an embedder's own code
             return self._turned_down(what, error)
         if isinstance(result, Pending):
-            pending = result
-            return Pending(
-                lambda: self._settle(what, pending.resume), pending.at, pending.descriptor, pending.cancel
-            )
+            return self._settled(what, result)
         self.worked(what)
         return result
 
-    def _reply(self, request: Request, response: Response | None) -> Reply | None:
+    def _settled(self, what: str, pending: Pending[Response | None]) -> Pending[Response | None]:
+        resume = pending.resume
+        return Pending(lambda: self._settle(what, resume), pending.at, pending.descriptor, pending.cancel)
+
+    def _reply(self, request: Request, response: Response | None) -> Reply | Request | None:
         if response is None:
+            self._counters.silent += 1
             return None
+        status = response.status
         try:
-            return Reply(self.encode(request, response), response.then)
+            payload = self.encode(request, response)
         except Exception as error:  # what an effect gave fits no message
-            return Reply(request.answer(self._turned_down("answer", error).status))
+            status = self._turned_down("answer", error).status
+            payload, response = request.answer(status), _OK
+        self._tally(status != Status.OK)
+        return _answer(payload, response.then)
 
     def _turned_down(self, what: str, error: Exception) -> Response:
         if isinstance(error, UnknownOperationError):
@@ -315,6 +364,13 @@ class IntegrationService(Service, Generic[M]):
         if type(error) not in self._told_of:
             self._told_of.add(type(error))
             self.tell(EventKind.REFUSED, f"a request that cannot be used: {error}")
+
+
+def _answer(payload: bytes | Request, do: Callable[[], None] | None = None) -> Reply | Request:
+    if isinstance(payload, bytes):
+        return Reply(payload, do)
+    payload.then = do
+    return payload
 
 
 def error_status(error: Exception) -> int:

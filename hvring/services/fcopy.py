@@ -60,6 +60,7 @@ class Fcopy(IntegrationService[ReadMessage]):
     frameworks = messages.FRAMEWORKS
     versions = messages.VERSIONS
     minimum = messages.HEADER_SIZE
+    in_place = True
 
     def __init__(self, receiver: FileReceiver) -> None:
         super().__init__()

@@ -39,6 +39,7 @@ class Heartbeat(IntegrationService[Beat]):
     versions = VERSIONS
     minimum = MINIMUM
     answers_unknown = True
+    in_place = True
 
     def __init__(self, health: Health | None = None) -> None:
         super().__init__()
@@ -57,7 +58,7 @@ class Heartbeat(IntegrationService[Beat]):
             answer = replace(answer, state=state)
         return Response(message=answer)
 
-    def encode(self, request: Request, response: Response) -> bytes:
+    def encode(self, request: Request, response: Response) -> bytes | Request:
         body = b"" if response.message is None else response.message.encode()
         # The state may be missing, and what is there then is rounding, not a field.
         if min(len(request.body), request.body_size) < STATE_END:

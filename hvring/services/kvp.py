@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from hvring.errors import EffectError, MessageError, ShortMessageError, UnknownOperationError
 from hvring.events import EventKind, Facts
@@ -52,7 +52,10 @@ class UnusableSettings:
 
 KvpMessage = Pair | KvpIpInfo | UnusableSettings | Unreadable
 
+_DONE: Final = Response()
 _NOT_FOUND: Final = Response(Status.NO_MORE_ITEMS)
+_AUTO: Final = KvpPool.AUTO  # a member's name is looked up anew each time that it is asked of its class
+_LAST_POOL: Final = KvpPool.AUTO_INTERNAL
 _PREPARE_AGAIN: Final = 60.0  # seconds
 
 
@@ -67,6 +70,7 @@ class Kvp(IntegrationService[KvpMessage]):
     kind = MessageType.KVP
     frameworks = FRAMEWORKS
     versions: ClassVar[tuple[Version, ...]] = VERSIONS
+    in_place = True
 
     def __init__(self, store: KvpStore, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
@@ -121,6 +125,12 @@ class Kvp(IntegrationService[KvpMessage]):
         return self.negotiated is not None and self.negotiated.version >= kvp_ip.BINARY
 
     def handle(self, message: KvpMessage) -> Result:
+        answer = _ANSWERS.get(type(message))
+        if answer is not None:
+            pair: Pair = message  # type: ignore[assignment]
+            if not 0 <= pair.pool <= _LAST_POOL:
+                raise UnusablePairError(f"there is no pool {pair.pool}")
+            return answer(self, pair)
         if isinstance(message, Unreadable):
             if message.operation in _PAIRS and not isinstance(message.error, ShortMessageError):
                 raise UnusablePairError(str(message.error)) from message.error
@@ -129,21 +139,10 @@ class Kvp(IntegrationService[KvpMessage]):
             return (
                 self._get_ip(message) if message.operation == KvpOperation.GET_IP else self._set_ip(message)
             )
-        if isinstance(message, UnusableSettings):
-            return self._set_ip(message.known, message.error)
-        if not 0 <= message.pool <= KvpPool.AUTO_INTERNAL:
-            raise UnusablePairError(f"there is no pool {message.pool}")
-        match message:
-            case KvpGet():
-                return self._get(message)
-            case KvpSet():
-                return self._set(message)
-            case KvpDelete():
-                return self._delete(message)
-            case KvpEnumerate():
-                return self._enumerate(message)
+        assert isinstance(message, UnusableSettings)
+        return self._set_ip(message.known, message.error)
 
-    def encode(self, request: Request, response: Response) -> bytes:
+    def encode(self, request: Request, response: Response) -> bytes | Request:
         if isinstance(response.message, KvpIpInfo):
             if self._is_binary:
                 from hvring.ic import kvp_ip_binary
@@ -187,7 +186,7 @@ class Kvp(IntegrationService[KvpMessage]):
                 return _NOT_FOUND
             return Response(message=KvpValue(asked.pool, asked.key, _shown(value, VALUE_FIELD)))
 
-        if asked.pool == KvpPool.AUTO:  # what is listed can be got
+        if asked.pool == _AUTO:  # what is listed can be got
             made_up = dict(self._store.automatic()).get(asked.key)
             if made_up is not None:
                 return answer(made_up)
@@ -201,7 +200,7 @@ class Kvp(IntegrationService[KvpMessage]):
                 key=asked.key,
                 pool=int(asked.pool),
             )
-            return Response()
+            return _DONE
 
         return then(self._store.set(asked.pool, asked.key, str(asked.value)), answer)
 
@@ -215,7 +214,7 @@ class Kvp(IntegrationService[KvpMessage]):
                 key=asked.key,
                 pool=int(asked.pool),
             )
-            return Response()
+            return _DONE
 
         return then(self._store.delete(asked.pool, asked.key), answer)
 
@@ -228,7 +227,7 @@ class Kvp(IntegrationService[KvpMessage]):
             key, value = _shown(pair[0], KEY_FIELD), _shown(pair[1], VALUE_FIELD)
             return Response(message=KvpItem(asked.pool, asked.index, key, value))
 
-        if asked.pool == KvpPool.AUTO:
+        if asked.pool == _AUTO:
             pairs = self._store.automatic()
             return answer(pairs[asked.index] if asked.index < len(pairs) else None)
         return then(self._store.record(asked.pool, asked.index), answer)
@@ -293,9 +292,17 @@ _PAIRS: Final[dict[int, Callable[[bytes], Pair]]] = {
 }
 
 
+_ANSWERS: Final[dict[type, Callable[[Kvp, Any], Result]]] = {
+    KvpGet: Kvp._get,
+    KvpSet: Kvp._set,
+    KvpDelete: Kvp._delete,
+    KvpEnumerate: Kvp._enumerate,
+}
+
+
 def _shown(found: str, field: int) -> str:
     """What fits the field, under the name by which a store finds it again."""
-    return text.cut(proper(found), field)
+    return text.cut(found if found.isascii() else proper(found), field)
 
 
 def _settings(asked: KvpIpInfo, info: IpInfo) -> KvpIpInfo:

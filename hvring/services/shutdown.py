@@ -58,6 +58,7 @@ class Shutdown(IntegrationService[ShutdownRequest]):
     versions = VERSIONS
     minimum = SIZE
     answers_unknown = True
+    in_place = True
 
     def __init__(
         self,

@@ -86,6 +86,7 @@ class TimeSync(IntegrationService[Sample]):
     frameworks = FRAMEWORKS
     versions = VERSIONS
     answers_unknown = True
+    in_place = True
 
     def __init__(
         self,

@@ -44,19 +44,22 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
 
-from hvring.errors import EffectError
+from hvring.errors import EffectError, MessageError
 from hvring.events import EventKind
 from hvring.ic.frame import MessageType, Request
 from hvring.ic.unreadable import Unreadable
 from hvring.ic.vss import (
     FRAMEWORKS,
+    FREEZE_SIZE,
     MINIMUM,
     NO_AUTO_RECOVERY,
     VERSIONS,
+    Lun,
     VssFlags,
     VssFreeze,
     VssOperation,
@@ -123,6 +126,9 @@ class Vss(IntegrationService[VssMessage]):
     the freezer has lost, is ended by :meth:`tick`, and the THAW that comes too late for it is answered FAIL: the backup
     did not happen inside the freeze.  THAW is OK only when all is known to be thawed.  ValueError for a ``max_frozen``
     that is no time above 0, and for flags that are no 32 bits.
+
+    ``only_named``: the freezer is told of the disks in the host's FREEZE, none where there is no such list or it cannot
+    be read.  A FREEZE of further disks while others are held is refused: these are not frozen, and would not be.
     """
 
     name = "vss"
@@ -130,6 +136,7 @@ class Vss(IntegrationService[VssMessage]):
     frameworks = FRAMEWORKS
     versions = VERSIONS
     minimum = MINIMUM
+    in_place = True
 
     def __init__(
         self,
@@ -137,6 +144,7 @@ class Vss(IntegrationService[VssMessage]):
         capability_flags: int | None = NO_AUTO_RECOVERY,
         *,
         max_frozen: float = MAX_FROZEN,
+        only_named: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
@@ -148,6 +156,8 @@ class Vss(IntegrationService[VssMessage]):
         self._watched = _watched(freezer)
         self._capability_flags = capability_flags
         self._max_frozen = max_frozen
+        self._only_named = only_named
+        self._named: Sequence[Lun] = ()  # in the newest FREEZE; none: all that there are
         self._monotonic = monotonic
         self._state = BackupState.IDLE
         self._work: _Work | None = None  # what is under way
@@ -164,7 +174,8 @@ class Vss(IntegrationService[VssMessage]):
     # ------------------------------------------------------------------------- messages
 
     def decode(self, request: Request) -> VssMessage:
-        return VssRequest.decode(request.body)
+        named = _list_of_disks(request.body) if self._only_named else None
+        return VssRequest.decode(request.body) if named is None else named
 
     def handle(self, message: VssMessage) -> Result:
         if isinstance(message, Unreadable):  # which is no reason to freeze, nor to end a freeze
@@ -176,14 +187,14 @@ class Vss(IntegrationService[VssMessage]):
             case VssOperation.GET_DM_INFO:
                 return Response(message=VssFlags(operation))
             case VssOperation.FREEZE:
-                return self._operate(BackupEvent.FREEZE)
+                return self._asked_to_freeze(message.luns if isinstance(message, VssFreeze) else ())
             case VssOperation.THAW:
                 return self._operate(BackupEvent.THAW)
         if operation > VssOperation.QUERY_CLUSTER:
             self.counters.unknown_operation += 1
         return _OK  # nothing to do, and Linux says so to it
 
-    def encode(self, request: Request, response: Response) -> bytes:
+    def encode(self, request: Request, response: Response) -> bytes | Request:
         # What is behind the flags is the host's, and comes back.
         body = None if response.message is None else response.message.encode()[:_FLAGS_END]
         return request.answer(response.status, body)
@@ -247,6 +258,16 @@ class Vss(IntegrationService[VssMessage]):
         self._look()
         return self._happen(asked)
 
+    def _asked_to_freeze(self, named: Sequence[Lun]) -> Result:
+        self._look()
+        if self._state not in (BackupState.FREEZING, BackupState.FROZEN):
+            self._named = named
+        elif self._only_named and self._named and not (named and set(named) <= set(self._named)):
+            words = "other disks are frozen than those that the host names now"
+            self.note("freeze", EffectError(words, reason=Reason.EARLIER_FREEZE))
+            return _FAIL
+        return self._happen(BackupEvent.FREEZE)
+
     def _happen(self, event: BackupEvent) -> Result:
         step = STEPS.get((self._state, event))
         return _OK if step is None else step(self)
@@ -279,6 +300,7 @@ class Vss(IntegrationService[VssMessage]):
         self._next = None
         self._freezer, self._watched = fresh._freezer, fresh._watched
         self._capability_flags, self._max_frozen = fresh._capability_flags, fresh._max_frozen
+        self._only_named = fresh._only_named
 
     def _is_ready(self) -> bool:
         """False: why not is told."""
@@ -358,7 +380,10 @@ class Vss(IntegrationService[VssMessage]):
             return _FAIL
         self.tell(EventKind.ASKED, "freeze")
         self._enter(BackupState.FREEZING)
-        return self._wait_for(self._begin("freeze", self._freezer.freeze))
+        freeze = self._freezer.freeze
+        return self._wait_for(
+            self._begin("freeze", partial(freeze, self._named) if self._only_named else freeze)
+        )
 
     def _wait(self) -> Result:
         return _FAIL if self._work is None else self._wait_for(self._work)
@@ -446,6 +471,16 @@ class Vss(IntegrationService[VssMessage]):
 
     def _freeze_if_idle(self) -> Result:
         return self._freeze() if self._state is BackupState.IDLE else _FAIL
+
+
+def _list_of_disks(body: bytes) -> VssFreeze | None:
+    """A FREEZE whose list can be read."""
+    if len(body) < FREEZE_SIZE or body[0] != VssOperation.FREEZE:
+        return None
+    try:
+        return VssFreeze.decode(body)
+    except MessageError:
+        return None
 
 
 def _watched(freezer: Freezer) -> WatchedFreezer | None:

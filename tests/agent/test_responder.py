@@ -174,3 +174,22 @@ def test_the_blocking_form_sleeps_while_there_is_no_room(host) -> None:
     host.beat(sent)
     os.eventfd_write(host.to_guest, 1)
     thread.join()
+
+
+def test_a_packet_beyond_every_message_is_answered_like_the_others(host) -> None:
+    """It does not fit where packets usually come; those behind it do."""
+    ring = 65536
+    memory = mmap.mmap(-1, 2 * ring)
+    doorbell = EventfdDoorbell(os.dup(host.to_host), os.dup(host.to_guest))
+    with Channel(memory, ring_size=ring, tx_offset=0, rx_offset=ring, doorbell=doorbell) as guest:
+        responder = Responder(guest, HeartbeatService())
+        tx, rx = RingProducer(memory, ring, ring), RingConsumer(memory, 0, ring)
+        beat = Frame(MessageType.HEARTBEAT, Heartbeat(7).encode()).encode()
+        for number, raw in enumerate([beat, beat.ljust(20000, b"\0"), beat]):
+            tx.send(raw, transaction_id=number)
+        while responder.respond():
+            pass
+        got = rx.recv_many()
+        assert [packet.transaction_id for packet in got] == [0, 1, 2]
+        assert [len(packet.payload) for packet in got] == [72, 20000, 72]
+        assert {Heartbeat.decode(packet.payload[28:]).sequence for packet in got} == {8}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hvring.guest.hazards import find_hazards, holder_of
+from hvring.guest.hazards import find_hazards
 from hvring.guest.mounts import Filesystem, Mount, Plan, Skipped, read_plan
 
 
@@ -143,6 +143,6 @@ def test_the_newest_of_the_deepest_mounts_holds_a_path() -> None:
     hidden, over = mount("/var/log", "8:3", id=5), mount("/var/log", "0:9", "tmpfs", id=6)
     elsewhere = mount("/var/log/journal", "8:4", id=9, process=77)
     plan = Plan((elsewhere, hidden, VAR, ROOT), (Skipped(over, ""),))
-    assert holder_of("/var/log/journal", plan) is None
-    assert holder_of("/var/lib", plan) is VAR
-    assert holder_of("/variable", plan) is ROOT
+    assert plan.holder_of("/var/log/journal") is None
+    assert plan.holder_of("/var/lib") is VAR
+    assert plan.holder_of("/variable") is ROOT

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from hvring.errors import EffectError
@@ -52,11 +52,18 @@ steps = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@pytest.mark.parametrize("kept", [pool_index.KEPT, 700, 0])
+@settings(max_examples=70, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=steps)
 def test_a_pool_is_a_dict_and_its_file_the_records_in_order(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str]]
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    kept: int,
+    steps: list[tuple[str, str, str]],
 ) -> None:
+    monkeypatch.setattr(
+        pool_index, "KEPT", kept
+    )  # so that the keys of some files are kept, and not their values
     path = tmp_path_factory.mktemp("pool") / "file"
     pool = Pool(path)
     model: dict[str, str] = {}
@@ -311,7 +318,10 @@ def test_a_change_that_leaves_the_same_time_stamp_is_seen(pool: Pool) -> None:
     assert pool.get("k") == "2"
 
 
-def test_of_an_unchanged_file_only_the_record_is_read(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_an_unchanged_file_that_is_long_only_the_record_is_read(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_index, "KEPT", 49 * (pool_index.OF_A_PAIR + 4))
     for n in range(50):
         pool.set(str(n), "v")
     os.utime(pool.path, ns=(0, 0))  # long ago: it cannot have changed since under the same stamp
@@ -326,6 +336,77 @@ def test_of_an_unchanged_file_only_the_record_is_read(pool: Pool, monkeypatch: p
         os.utime(pool.path, ns=(0, 1))
         assert pool.get("7") == "v"
     assert sum(read) == (50 + 3) * RECORD_SIZE
+
+
+def test_an_unchanged_file_that_is_short_is_not_even_opened(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(50):
+        pool.set(str(n), "v")
+    pool.set("7", "w")  # our own changes are known, too
+    really_open = os.open
+    opened: list[object] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda path, *how: opened.append(path) or really_open(path, *how))
+        assert (pool.get("7"), pool.get("8"), pool.get("none")) == ("w", "v", None)
+        assert [pool.record(n) for n in (-1, 7, 49, 50)] == [None, ("7", "w"), ("49", "v"), None]
+        assert opened == []
+        with open(pool.path, "r+b") as file:  # somebody else, who takes no lock
+            file.seek(7 * RECORD_SIZE)
+            file.write(record("7", "x"))
+        assert (pool.get("7"), opened != []) == ("x", True)
+
+
+@pytest.mark.parametrize("how", ["value", "key", "append", "truncate", "replace", "remove", "fifo", "mode"])
+def test_what_others_do_to_a_short_file_is_seen_at_once_though_its_values_are_known(
+    pool: Pool, how: str
+) -> None:
+    path = Path(pool.path)
+    for key in ("a", "k"):
+        pool.set(key, "1")
+    assert (pool.get("k"), pool.record(1)) == ("1", ("k", "1"))
+    before = os.stat(path)
+    if how == "value":
+        path.write_bytes(record("a", "1") + record("k", "2"))
+    elif how == "key":
+        path.write_bytes(record("a", "1") + record("l", "1"))
+    elif how == "append":
+        with open(path, "ab") as file:
+            file.write(record("k", "3"))
+    elif how == "truncate":
+        os.truncate(path, RECORD_SIZE)
+    elif how == "replace":
+        other = path.with_name("other")
+        other.write_bytes(record("a", "1") + record("k", "4"))
+        os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+        other.rename(path)
+    elif how == "remove":
+        path.unlink()
+    elif how == "fifo":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        path.chmod(0o600)  # nothing changed that matters
+    wanted = {"value": "2", "append": "3", "replace": "4", "mode": "1"}.get(how)
+    if how == "fifo":
+        with pytest.raises(EffectError, match="not a regular file"):
+            pool.get("k")
+    else:
+        assert pool.get("k") == wanted
+        assert dict(pool.items()).get("k") == wanted
+
+
+def test_one_text_more_than_is_kept_of_a_file_changes_no_answer(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_index, "KEPT", 10 * pool_index.OF_A_PAIR)
+    expected: dict[str, str] = {}
+    for length in [*range(0, 200, 25), *range(200, 0, -25)]:
+        for n in range(7):
+            expected[str(n)] = str(n) * length
+            pool.set(str(n), expected[str(n)])
+            assert pool.get(str(n)) == expected[str(n)]
+            assert [pool.record(place) for place in range(len(expected) + 1)] == [*expected.items(), None]
 
 
 def test_a_change_costs_one_record_however_long_the_file_is(
@@ -349,7 +430,7 @@ def test_a_change_costs_one_record_however_long_the_file_is(
         pool.set(str(n), f"new {n}")
         assert pool.get(str(n)) == f"new {n}"
     assert written == [RECORD_SIZE] * 20
-    assert set(read) == {RECORD_SIZE}
+    assert set(read) <= {RECORD_SIZE, 2 * RECORD_SIZE}  # itself, and it with the one before it
     monkeypatch.undo()
     assert pool.items() == Pool(pool.path).items()
     assert len(pool) == 110
@@ -547,6 +628,7 @@ def test_a_pool_that_cannot_be_used_says_why(
     pool: Pool, monkeypatch: pytest.MonkeyPatch, error: int, status: int
 ) -> None:
     pool.set("k", "v")
+    pool = Pool(pool.path)  # which knows nothing of it yet
 
     def fail(*_: object) -> int:
         raise OSError(error, os.strerror(error))

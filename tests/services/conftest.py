@@ -250,8 +250,7 @@ def status_of() -> Callable[[object], int]:
     return look
 
 
-@pytest.fixture
-def services(
+def services_over(
     power: FakePower,
     clock: FakeClock,
     store: FakeStore,
@@ -259,7 +258,6 @@ def services(
     receiver: FakeReceiver,
     monotonic: FakeTime,
 ) -> dict[str, object]:
-    """All six by name, over the fakes."""
     from hvring.services import Fcopy, Heartbeat, Kvp, Shutdown, TimeSync, Vss
 
     made = (
@@ -271,3 +269,24 @@ def services(
         Fcopy(receiver),
     )
     return {service.name: service for service in made}
+
+
+@pytest.fixture
+def services(
+    power: FakePower,
+    clock: FakeClock,
+    store: FakeStore,
+    freezer: FakeFreezer,
+    receiver: FakeReceiver,
+    monotonic: FakeTime,
+) -> dict[str, object]:
+    """All six by name, over the fakes."""
+    return services_over(power, clock, store, freezer, receiver, monotonic)
+
+
+@pytest.fixture(scope="session")
+def make_services() -> Callable[[], dict[str, object]]:
+    """All six by name, over fakes of their own."""
+    return lambda: services_over(
+        FakePower(), FakeClock(), FakeStore(), FakeFreezer(), FakeReceiver(), FakeTime()
+    )
