@@ -158,6 +158,26 @@ class Reason(Enum):
         "a file system is not known to be thawed",
         "it is tried again each second; `fsfreeze -u` thaws by hand, and the kernel's log may say why it does not",
     )
+    HOOK_FAILED = (
+        "hook_failed",
+        "a hook failed, so nothing was frozen; or it failed at the end of a backup",
+        "its last words are beside this name; `hvring hooks test` runs all without a backup",
+    )
+    HOOK_TIMEOUT = (
+        "hook_timeout",
+        "a hook took longer than it may",
+        "see what it waits for (`hvring hooks test`), or raise `vss.hooks_timeout`",
+    )
+    HOOK_REFUSED = (
+        "hook_refused",
+        "a file among the hooks is not run: of its kind, mode or owner",
+        "`hvring hooks list` says which and why; `chown root` and `chmod 755` it, or take it away",
+    )
+    HOOKS_NOT_RUN = (
+        "hooks_not_run",
+        "the process that runs the hooks was killed or stopped, or could not be started",
+        "see who kills it, memory and TasksMax; another one gave those that had begun their end, if it could be had",
+    )
 
     # Of file copy.
     NOT_ALLOWED = (

@@ -21,6 +21,8 @@ Path = str | os.PathLike[str]
 T = TypeVar("T")
 
 
+HOOKS: Final = "/etc/hvring/hooks.d"
+HOST_WAITS: Final = 900.0  # seconds for the answer to a FREEZE (PROTOCOL §4.5.2)
 DAY: Final = 86400.0  # seconds; who waits longer than that forgot something
 
 
@@ -205,6 +207,19 @@ class VssSettings:
     deadline: float = knob(
         90.0, "seconds after which the guardian thaws, whatever the service says", above=0, most=DAY
     )
+    hooks: Path | None = knob(
+        HOOKS,
+        "directory of programs that hold applications still during a backup (docs/hooks.md); none: no hooks",
+    )
+    hooks_qemu_ga: Sequence[Path] = knob(
+        (), "directories as /etc/qemu/fsfreeze-hook.d, whose programs know freeze and thaw"
+    )
+    hooks_open_vm_tools: Sequence[Path] = knob(
+        (),
+        "directories as /etc/vmware-tools/backupScripts.d, whose programs know freeze, freezeFail and thaw",
+    )
+    hooks_timeout: float = knob(30.0, "seconds for each phase of each hook", above=0, most=DAY)
+    hooks_total: float = knob(120.0, "seconds for all hooks together before the freeze", above=0, most=DAY)
     capability_flags: int | None = knob(
         NO_AUTO_RECOVERY,
         "what HOT_BACKUP answers over a ring; none: the host's own bytes, as Linux does",
@@ -222,6 +237,24 @@ class VssSettings:
                 yield name, problem
         if self.deadline <= self.max_frozen:
             yield "deadline", f"{self.deadline:g} is not above max_frozen, which is {self.max_frozen:g}"
+        if self.hooks_timeout > self.hooks_total:
+            yield (
+                "hooks_total",
+                f"{self.hooks_total:g} is below hooks_timeout, which is {self.hooks_timeout:g}",
+            )
+        if (spent := self.hooks_total + self.freeze_timeout) >= HOST_WAITS:
+            words = f"with freeze_timeout a freeze may take {spent:g} s, and the host waits {HOST_WAITS:g}"
+            yield "hooks_total", words
+
+    def hook_directories(self) -> list[tuple[str, str]]:
+        """Each with the style of its programs, in the order of freezing."""
+        native = () if self.hooks is None else (self.hooks,)
+        kinds = (
+            (native, "native"),
+            (self.hooks_qemu_ga, "qemu-ga"),
+            (self.hooks_open_vm_tools, "open-vm-tools"),
+        )
+        return [(os.fspath(path), style) for paths, style in kinds for path in paths]
 
 
 @dataclass(frozen=True, slots=True)

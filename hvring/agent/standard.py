@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from hvring.agent.settings import Settings
+from hvring.agent.settings import Settings, VssSettings
 from hvring.guest.clock import Clock, RehearsedClock, SystemClock
 from hvring.guest.files import DirectoryReceiver, FileReceiver
 from hvring.guest.freezer import Freezer, RehearsedFreezer, SystemFreezer
@@ -134,9 +134,21 @@ def _vss(settings: Settings, effects: Effects) -> Service:
             open_timeout=own.open_timeout,
             blocking=False,
         )
+        if own.hook_directories():
+            usual = _hooked(usual, own)
     return Vss(
         effects.freezer or usual, own.capability_flags, max_frozen=own.max_frozen, only_named=own.only_named
     )
+
+
+def _hooked(freezer: Freezer, own: VssSettings) -> Freezer:
+    from hvring.guest.hooks.freezer import HookedFreezer  # only here, for what it costs in memory
+    from hvring.guest.hooks.timeouts import Timeouts
+
+    # By then the guardian has thawed, whatever else happened.
+    hold = own.deadline + own.thaw_timeout + own.freeze_timeout
+    timeouts = Timeouts(own.hooks_timeout, own.hooks_total, hold)
+    return HookedFreezer(freezer, own.hook_directories(), timeouts, answer=own.thaw_timeout, blocking=False)
 
 
 def _fcopy(settings: Settings, effects: Effects) -> Service:

@@ -98,6 +98,8 @@ class SystemFreezer:
         self._thaw_timeout = thaw_timeout
         self._ways = ways
         self._blocking = blocking
+        #: Of the next freeze, see :class:`~hvring.guest.guarded.GuardedFreeze`.
+        self.on_guard: Callable[[int], int] | None = None
         self._guarded: GuardedFreeze | None = None
         self._summary = ""
         self._weakness: str | None = None
@@ -154,7 +156,8 @@ class SystemFreezer:
         if obstacle is not None:
             raise EffectError(obstacle, reason=obstacle.reason)
         plan = _chosen(self.plan(), named)
-        self._guarded = guarded = GuardedFreeze(plan.freeze, self._timeouts, self._ways())
+        self._guarded = guarded = GuardedFreeze(plan.freeze, self._timeouts, self._ways(), self.on_guard)
+        self.on_guard = None
         self._summary = ""
         return self._wait(then(guarded.freeze(), lambda _: self._sum_up(guarded, plan)))
 

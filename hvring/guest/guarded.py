@@ -120,8 +120,14 @@ class GuardedFreeze:
     """:meth:`freeze` once, then :meth:`thaw` until all is clear; who forgets that leaves it to the guardian."""
 
     def __init__(
-        self, filesystems: Sequence[Filesystem], timeouts: Timeouts, ways: Sequence[launch.Way]
+        self,
+        filesystems: Sequence[Filesystem],
+        timeouts: Timeouts,
+        ways: Sequence[launch.Way],
+        on_guard: Callable[[int], int] | None = None,
     ) -> None:
+        """``on_guard`` is called before the first file system is frozen, with a descriptor that ends when no guardian
+        is left; it gives one that a rescue keeps open: whoever sees both end knows that nobody holds the freeze."""
         self.state = State.STARTING
         self.failure: EffectError | None = None  #: why it was not, or is no longer, frozen
         self.was_complete = False  #: all were frozen, and the owner was told
@@ -134,6 +140,7 @@ class GuardedFreeze:
         self._ways = list(ways)
         self._way = self._ways[-1]
         self._witness = Witness()
+        self._on_guard = on_guard
         self._mounts: dict[int, int] = {}
         self._answered = 0  # mounts that were opened or cannot be
         self._is_ordered = False  # from here on, something may be frozen
@@ -419,6 +426,8 @@ class GuardedFreeze:
     def _freeze_if_opened(self) -> None:
         if self._answered == len(self._filesystems):
             self._is_ordered = True
+            if self._on_guard is not None:
+                self._witness.lease = self._on_guard(self._witness.lifeline)
             self._enter(State.WRITING, self._timeouts.freeze + _SLACK)
             self._witness.order(guardian.FREEZE)
 

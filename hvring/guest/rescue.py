@@ -21,10 +21,11 @@ class Rescue:
     """A forked process that thaws until all is thawed, even when this process is gone meanwhile.
 
     Nothing is looked up, imported or started for it: file systems are frozen.  ``descriptor`` gets readable when it has
-    said something or is gone.  Raises OSError when there is no room for a process.
+    said something or is gone.  ``lease``: a descriptor that it keeps open, as the sign that it is there; -1: none.
+    Raises OSError when there is no room for a process.
     """
 
-    def __init__(self, mounts: Mapping[int, int]) -> None:
+    def __init__(self, mounts: Mapping[int, int], lease: int = -1) -> None:
         self.is_clear = False  #: all are thawed
         self.is_over = False  #: the process is gone
         self.descriptor, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -40,7 +41,7 @@ class Rescue:
         if self._pid == 0:
             try:
                 guardian.become_a_child()
-                guardian.keep_only(theirs, *mounts.values())
+                guardian.keep_only(theirs, lease, *mounts.values())
                 threading.stack_size(_THREAD_STACK)
                 guardian.Thawing(mounts).finish(lambda index, error: _tell(theirs, index, error))
                 _tell(theirs, -1, 0)

@@ -60,6 +60,12 @@ class Witness:
         self._is_lost = False  # a family that never came, which was not told yet
         self._rescue: Rescue | None = None
         self.is_closed = False
+        self.lease = -1  #: somebody else's descriptor, which a rescue keeps open
+
+    @property
+    def lifeline(self) -> int:
+        """Ends when nobody of the family is left; -1 where there is none."""
+        return -1 if self._family is None else self._family.lifeline
 
     def start(
         self, way: launch.Way, filesystems: Sequence[Filesystem], timeouts: tuple[float, float, float]
@@ -72,7 +78,7 @@ class Witness:
 
     def rescue(self, mounts: Mapping[int, int]) -> None:
         """Thaw by a process of this side.  Raises OSError when there is no room for one."""
-        self._rescue = Rescue(mounts)
+        self._rescue = Rescue(mounts, self.lease)
         self._epoll.register(self._rescue.descriptor, select.EPOLLIN)
 
     def order(self, order: bytes) -> None:

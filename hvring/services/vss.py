@@ -118,6 +118,24 @@ class KnowsObstacle(Protocol):
         ...
 
 
+@runtime_checkable
+class HasAftermath(Protocol):
+    """A :class:`Freezer` that goes on with something after the thaw, and hears of what stops no backup."""
+
+    @property
+    def ending(self) -> Pending[None] | None:
+        """What it waits for; None: nothing.  Not to be resumed but by :meth:`look`."""
+        ...
+
+    def look(self) -> None:
+        """Go on if it is time.  Does not wait."""
+        ...
+
+    def complaints(self) -> list[tuple[str, EffectError]]:
+        """What failed since the last time: a name for it, and the error."""
+        ...
+
+
 class Vss(IntegrationService[VssMessage]):
     """Freezes and thaws through a :class:`~hvring.guest.freezer.Freezer`.
 
@@ -154,6 +172,7 @@ class Vss(IntegrationService[VssMessage]):
             raise ValueError(f"capability_flags are {capability_flags}: they have 32 bits")
         self._freezer = freezer
         self._watched = _watched(freezer)
+        self._aftermath = freezer if isinstance(freezer, HasAftermath) else None
         self._capability_flags = capability_flags
         self._max_frozen = max_frozen
         self._only_named = only_named
@@ -235,7 +254,10 @@ class Vss(IntegrationService[VssMessage]):
 
     def deadline(self) -> float | None:
         pending = None if self._work is None else self._work.pending
-        at = soonest(self._due, None if pending is None else pending.at)
+        ending = self._ending()
+        at = soonest(
+            self._due, None if pending is None else pending.at, None if ending is None else ending.at
+        )
         return soonest(super().deadline(), None if at is None else max(0.0, at - self._monotonic()))
 
     def watch(self) -> int:
@@ -243,10 +265,12 @@ class Vss(IntegrationService[VssMessage]):
             return self._work.pending.descriptor
         if self._watched is not None and self._state is BackupState.FROZEN:
             return self._watched.watch()
-        return -1
+        ending = self._ending()
+        return -1 if ending is None else ending.descriptor
 
     def tick(self) -> None:
         super().tick()
+        self._look_after()
         self._go_on(by_the_clock=True)
         self._look()
         if self._due is not None and self._monotonic() >= self._due:
@@ -281,6 +305,18 @@ class Vss(IntegrationService[VssMessage]):
                 self.note("backup", EffectError(f"the freeze did not hold: {why}", reason=reason))
                 self._happen(BackupEvent.LOST)
 
+    def _look_after(self) -> None:
+        """What a backup has left to do, and what went wrong with it and stopped nothing."""
+        if self._aftermath is None or self.quiet:
+            return
+        self._aftermath.look()
+        for what, error in self._aftermath.complaints():
+            self.note(what, error)
+        self._take_over()
+
+    def _ending(self) -> Pending[None] | None:
+        return None if self._aftermath is None or self.quiet else self._aftermath.ending
+
     def _enter(self, state: BackupState, due: float | None = None) -> None:
         """``due``: seconds until TIME."""
         self._state = state
@@ -297,8 +333,10 @@ class Vss(IntegrationService[VssMessage]):
         # One that is not ready may know of a freeze that hangs, which a new one would try again.
         if fresh._freezer.ready and not self._freezer.ready:
             return
+        if self._ending() is not None:
+            return
         self._next = None
-        self._freezer, self._watched = fresh._freezer, fresh._watched
+        self._freezer, self._watched, self._aftermath = fresh._freezer, fresh._watched, fresh._aftermath
         self._capability_flags, self._max_frozen = fresh._capability_flags, fresh._max_frozen
         self._only_named = fresh._only_named
 
@@ -354,11 +392,13 @@ class Vss(IntegrationService[VssMessage]):
         if work.error is None:
             self.worked(work.what)
             self._happen(BackupEvent.DONE)
+            self._look_after()
             return
         is_held = self._freezer.frozen
         if is_held or self._state is not BackupState.LAPSING:  # that it did not hold was said before
             self.note(work.what, work.error)
         self._happen(BackupEvent.HELD if is_held else BackupEvent.FAILED)
+        self._look_after()
 
     def _await(self, work: _Work, verdict: Callable[[], Result]) -> Result:
         if work.pending is None:

@@ -54,8 +54,9 @@ def test_a_default_is_the_same_with_and_without_settings(
                 if RENAMED.get(field.name, field.name) == name and name not in compared:
                     compared.add(name)
                     assert getattr(settings, field.name) == parameter.default, name
-    # These go to the plan of a freeze, to the service, and to the feed.
+    # These go to the plan of a freeze, to its hooks, to the service, and to the feed.
     elsewhere = {"exclude", "only", "loops", "on_request", "binary_ip", "feed_to"}
+    elsewhere |= {"hooks", "hooks_qemu_ga", "hooks_open_vm_tools", "hooks_timeout", "hooks_total"}
     elsewhere |= {"publish_errors", "drain", "on_drain", "drain_timeout"}
     assert compared == {RENAMED.get(f.name, f.name) for f in fields(settings)} - elsewhere
 
@@ -73,7 +74,9 @@ def test_the_knobs_of_the_services_reach_what_they_are_for() -> None:
     assert store._identity._domain_name._max_age == 5.0
     assert {(pool._timeout, pool._max_records) for pool in store.pools} == {(3.0, 4)}
     assert isinstance(vss, Vss)
-    freezer: Any = vss._freezer
+    hooked: Any = vss._freezer
+    assert hooked._timeouts.hold > 6.0 + 4.0  # when the guardian has thawed, whatever happened
+    freezer: Any = hooked._freezer
     assert (freezer._thaw_timeout, vss._max_frozen) == (4.0, 5.0)
     assert isinstance(fcopy, Fcopy)
     receiver: Any = fcopy._receiver

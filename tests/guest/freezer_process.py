@@ -19,6 +19,9 @@ from typing import Any
 
 from hvring.errors import EffectError
 from hvring.guest.freezer import SystemFreezer
+from hvring.guest.hooks.freezer import HookedFreezer
+from hvring.guest.hooks.timeouts import Timeouts
+from hvring.guest.launch import PLAIN
 from hvring.guest.mounts import Filesystem, Mount, Plan, parse_mountinfo, read_plan
 from hvring.pending import Pending, settle
 
@@ -80,7 +83,13 @@ def main() -> None:
     log = settings.pop("log", None)
     if log is not None:
         logging.basicConfig(filename=log, level=logging.DEBUG)
-    freezer = restricted(**settings)
+    hooks = settings.pop("hooks", None)
+    freezer: Any = restricted(**settings)
+    if hooks is not None:
+        ways = [PLAIN]
+        freezer = HookedFreezer(
+            freezer, [(hooks, "native")], Timeouts(60, 600, 600), ways=lambda: ways, blocking=False
+        )
     work: Pending[None] | None = None
     for line in sys.stdin:
         answer: object = None

@@ -56,9 +56,13 @@ class Service:
 
     def guardian(self) -> int:
         """The process id of its guardian, without asking it."""
+        (pid,) = self.children()
+        return pid
+
+    def children(self) -> list[int]:
+        """The process ids of its children, without asking it."""
         children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children")
-        (pid,) = children.read_text().split()
-        return int(pid)
+        return list(map(int, children.read_text().split()))
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGSTOP)
