@@ -1,17 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rounds of a freeze whose processes are killed and stopped at random; runs inside a private mount namespace.
 
-``chaos_process.py SETTINGS``: JSON with targets, below, outside, rounds, seed.  One JSON line per round: what was
-hit, in which state, whether all was thawed by itself afterwards, and what the agent's stand-in was told.
+``chaos_process.py SETTINGS``: JSON with mounts, stack, twice, below, outside, rounds, seed.  One JSON line per round:
+what was frozen and by whom, what was hit and in which state, whether all was thawed by itself afterwards, what the
+host and the freezer's user were told that was not so, and whether all processes have ended.
+
+The first process is the host; its child plays the rounds, and is the parent of whoever loses its own.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ctypes
-import errno
-import fcntl
 import json
+import logging
 import os
 import random
 import select
@@ -19,226 +22,350 @@ import signal
 import socket
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
-from freezer_process import restricted
+import hung_process
+from chaos_agents import make_freezer, serve, use
+from chaos_choice import SCRIPTS, Choice
+from chaos_host import attend, thaw_all
 
-from hvring.errors import EffectError
 from hvring.guest import guarded, guardian
-from hvring.guest.launch import PLAIN, Way
-from hvring.pending import Pending
 
-FITHAW = 0xC0045878
-PR_SET_CHILD_SUBREAPER = 36
-BOUND = 20.0  # seconds until all processes of a round must be gone
+PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+MNT_DETACH = 2
+BOUND = 240  # seconds until a round is called endless; what it waits for on the way has bounds of its own
 STATES = {b"s": "starting", b"b": "freezing", b"f": "frozen", b"t": "thawing", b"d": "done"}
 ROLES = ("agent", "guardian", "child")
 
 
-def stand_in(settings: dict[str, Any], mounts: list[int], tell: int, chance: random.Random) -> None:
-    """What an agent does with a freezer, with a word for each state."""
-    listener = settings.pop("listener", None)
-    if listener:
-        settings["ways"] = lambda: [Way((), 5.0, listener), PLAIN]
-    freezer = restricted(**settings)
-    hold = chance.choice((0.0, 0.02, 0.05, 0.1))
-    breaks_off = chance.random() < 0.1
+class EndlessError(Exception):
+    """A round does not end."""
 
-    def state(word: bytes) -> None:
-        os.write(tell, word)
 
-    def wait(work: Pending[None]) -> Pending[None] | None:
-        poll = select.poll()
-        poll.register(work.descriptor, select.POLLIN)
-        poll.poll(max(0.0, work.at - time.monotonic()) * 1000)
-        return work.resume()
+class Process:
+    """One of a round, by a handle that nobody else can get."""
 
-    state(b"s")
-    try:
-        work = freezer.freeze()
-        was_told = False
-        while work is not None:
-            work = wait(work)
-            if freezer.frozen and not was_told:
-                was_told = True
-                state(b"b")
-                if breaks_off:
-                    break
-        if not breaks_off:
-            state(b"f")
-            until = time.monotonic() + hold
-            while freezer.lost() is None and (left := until - time.monotonic()) > 0:
-                select.select([freezer.watch()], [], [], left)
-    except EffectError:
-        pass  # it could not freeze, with one of its processes killed
-    for _ in range(10):
-        state(b"t")
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.handle = os.pidfd_open(pid)
+        self.is_stopped = False
+
+    def send(self, number: signal.Signals) -> bool:
+        """False: it is gone."""
         try:
-            work = freezer.thaw()
-            while work is not None:
-                work = wait(work)
-        except EffectError:
-            pass  # it was thawed too early, or it is not thawed yet
-        if not freezer.frozen:
-            break
-    # It says that all is thawed: is it?
-    lies = [index for index, mount in enumerate(mounts) if fithaw(mount) != errno.EINVAL]
-    os.write(tell, b"d" if not lies else b"L")
+            signal.pidfd_send_signal(self.handle, number)
+        except ProcessLookupError:
+            return False
+        self.is_stopped = number == signal.SIGSTOP
+        return True
 
+    def is_gone(self) -> bool:
+        return bool(select.select([self.handle], [], [], 0)[0])
 
-def fithaw(mount: int) -> int:
-    try:
-        fcntl.ioctl(mount, FITHAW, 0)
-    except OSError as problem:
-        return problem.errno or errno.EIO
-    return 0
-
-
-def family(agent: int) -> dict[str, int]:
-    """The processes of a round, by what they are."""
-    found = {"agent": agent}
-    with contextlib.suppress(OSError):
-        for pid in (*children(agent), *children(os.getpid())):
-            if b"guardian.py" not in Path(f"/proc/{pid}/cmdline").read_bytes():
-                continue
-            found["guardian"] = pid
-            for child in children(pid):
-                if Path(f"/proc/{child}/comm").read_text() == "hvring-freezer\n":
-                    found["child"] = child
-    return found
+    def __del__(self) -> None:
+        os.close(self.handle)
 
 
 def children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def below(pid: int) -> list[int]:
+    """All that descend from a process."""
+    found = []
+    for child in children(pid):
+        with contextlib.suppress(OSError):
+            found += [child, *below(child)]
+    return found
+
+
+def family(agent: Process) -> dict[str, Process]:
+    """The processes of a round, by what they are."""
+    found = {"agent": agent}
+    for pid in below(os.getpid()):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if Path(f"/proc/{pid}/comm").read_text() == "hvring-freezer\n":
+                found["child"] = Process(pid)
+            elif b"guardian.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found["guardian"] = Process(pid)
+            elif pid in children(agent.pid):
+                found["rescue"] = Process(pid)
+    return found
+
+
 def manage(listener: socket.socket, agent: int) -> None:
-    """As a service manager does with a socket unit, for one connection of the agent: then this process ends."""
+    """As a service manager does with a socket unit, until the agent is gone."""
     gone = os.pidfd_open(agent)
-    ready, _, _ = select.select([listener, gone], [], [])
-    if listener in ready:
+    while listener in select.select([listener, gone], [], [])[0]:
         connection, _ = listener.accept()
-        os.setsid()
-        os.dup2(connection.fileno(), 0)
-        program = guardian.__file__
-        os.execv(sys.executable, [sys.executable, "-I", "-S", program])
+        if os.fork() == 0:
+            os.setsid()
+            os.dup2(connection.fileno(), 0)
+            os.execv(sys.executable, [sys.executable, "-I", "-S", guardian.__file__])
+        connection.close()
 
 
 class Round:
     def __init__(
-        self, settings: dict[str, Any], mounts: list[int], seed: str, listener: socket.socket | None
+        self,
+        settings: dict[str, Any],
+        number: int,
+        mounts: list[int],
+        listener: socket.socket,
+        host: socket.socket,
     ) -> None:
-        self.chance = random.Random(seed)
+        self.seed = f"{settings['seed']}-{number}"
+        self.chance = chance = random.Random(self.seed)
+        self.settings = settings
+        self.choice = Choice(settings, number, chance)
         self.mounts = mounts
-        self.heard, told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-        self.agent = os.fork()
-        if self.agent == 0:
-            try:
-                stand_in({**settings}, mounts, told, self.chance)
-            except BaseException as problem:
-                os.write(2, f"{seed}: {problem!r}\n".encode())
-            finally:
-                os._exit(0)
-        os.close(told)
-        if listener is not None and os.fork() == 0:
-            try:
-                os.close(self.heard)
-                manage(listener, self.agent)
-            finally:
-                os._exit(0)
+        self.listener = listener
+        self.host = host
+        self.hung: tuple[str, Process] | None = None
+        self.signalled: list[Process] = []
+        self.hit: dict[str, str] = {}
         self.said = b""
+        self.has_ended = False
+        self.statuses: list[int] = []
+        self.reload_after = chance.random() * 0.3 if chance.random() < 0.25 else None
+        self.comes_back = chance.random() < 0.4
+        self.heard, self.told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> dict[str, Any]:
         chance = self.chance
-        chance.random()
-        at = chance.random() < 0.75 and chance.choice((b"b", b"f", b"f", b"t"))
-        give_up_at = time.monotonic() + 2.0
-        while at and at not in self.listen(0.005) and time.monotonic() < give_up_at and b"d" not in self.said:
-            pass
-        time.sleep(chance.random() * (0.03 if at else 0.15))
-        found = family(self.agent)
-        self.listen(0)
-        state = STATES.get(self.said[-1:], "nothing")
-        if b"d" in self.said:
-            state = "done"
-        # One of the three must be left: nobody else would know that anything is frozen.
-        victims = chance.sample(ROLES, chance.choice((1, 1, 2)))
-        stops = {role for role in victims if chance.random() < 0.25}
-        hit = {}
-        for role in victims:
-            if role in found:
-                number = signal.SIGSTOP if role in stops else signal.SIGKILL
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(found[role], number)
-                    hit[role] = number.name
-        if stops:
-            # The guardian may stay stopped: the others must do without it.  An agent that stands still is a deadline's.
-            time.sleep(chance.random() * 0.1)
-            for role in stops & set(found):
-                if role == "agent" or "agent" in hit or chance.random() < 0.6:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(found[role], signal.SIGCONT)
-        # Stopped before it had said who it is, a guardian cannot be killed by anybody: it must end by itself, later.
-        is_unknown = state == "starting" and "guardian" in stops
-        ended = self.reap(found.get("guardian", 0) if is_unknown else 0)
-        self.listen(0)
-        frozen = [index for index, mount in enumerate(self.mounts) if fithaw(mount) != errno.EINVAL]
+        began = time.monotonic()
+        for stale in iter(self._next_connection, None):
+            stale.close()
+        if "behind" in self.choice.freezer:
+            self._hang(os.path.dirname(self.choice.freezer["behind"][0]))
+        if self.choice.plan == "backwards":  # something to write out, which waits for what is frozen below it
+            for name in self.settings["stack"]:
+                Path(self.settings["mounts"][name], "dirty").write_text(self.seed)
+        if self.choice.is_service:
+            order = {
+                "script": self.choice.script,
+                "hold": chance.choice((0.0, 0.02, 0.1, 0.3)),
+                "backups": chance.choice((1, 1, 2)),
+                "freezes": self.choice.indices,
+                "seed": self.seed,
+            }
+            socket.send_fds(self.host, [json.dumps(order).encode()], [self.told])
+        self.agent = self._start()
+        try:
+            signal.alarm(BOUND)
+            state = self._play()
+            self._reap()
+            signal.alarm(0)
+            left = []
+        except EndlessError:
+            left = [
+                [pid, Path(f"/proc/{pid}/comm").read_text(), Path(f"/proc/{pid}/stack").read_text()]
+                for pid in children(os.getpid())
+            ]
+            state = "endless"
+            for pid in children(os.getpid()):
+                os.kill(pid, signal.SIGKILL)
+        broken = self._end_host() if self.choice.is_service else []
+        self._listen(0)
+        frozen = thaw_all(self.mounts)
+        if self.hung is not None:
+            ctypes.CDLL(None).umount2(self.hung[0].encode(), MNT_DETACH)
+            os.rmdir(self.hung[0])
         os.close(self.heard)
+        os.close(self.told)
         return {
-            "hit": hit,
+            "what": str(self.choice),
+            "freezes": self.choice.names,
+            "hit": self.hit,
             "state": state,
-            "ended": ended,
+            "left": left,
             "frozen": frozen,
-            "lied": b"L" in self.said,
+            "lies": "".join(word for word in "LW" if word.encode() in self.said),
+            "broken": broken if "agent" not in self.hit else [],
+            "failed": [
+                status for status in self.statuses if -status not in (0, signal.SIGKILL, signal.SIGTERM)
+            ],
             "said": self.said.decode(),
+            "seconds": time.monotonic() - began,
         }
 
-    def listen(self, seconds: float) -> bytes:
-        if select.select([self.heard], [], [], seconds)[0]:
-            with contextlib.suppress(BlockingIOError):
-                words = os.read(self.heard, 100)
-                self.said += words
-                if not words:
-                    time.sleep(seconds)
-        return self.said
+    # ------------------------------------------------------------------------- who is there
 
-    def reap(self, goes_on_at_last: int) -> bool:
-        """Until nobody of this round is left: whoever loses its parent becomes a child of this process.
-
-        ``goes_on_at_last``: who is stopped until the agent is gone; 0: nobody.
-        """
-        give_up_at = time.monotonic() + BOUND
-        while time.monotonic() < give_up_at:
+    def _start(self) -> Process:
+        """An agent, and a manager that starts its guardians."""
+        pid = os.fork()
+        if pid == 0:
+            status = 1
             try:
-                pid, _ = os.waitpid(-1, os.WNOHANG)
-            except ChildProcessError:
-                return True
-            if pid == 0:
-                time.sleep(0.002)
-            elif pid == self.agent and goes_on_at_last:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(goes_on_at_last, signal.SIGCONT)
-        for pid in children(os.getpid()):
-            os.kill(pid, signal.SIGKILL)
-        return False
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                self.host.close()
+                os.close(self.heard)
+                listener = self.settings["listener"] if self.choice.over_socket else ""
+                if self.choice.is_service:
+                    max_frozen = SCRIPTS[self.choice.script]
+                    path = self.settings["host"]
+                    asyncio.run(
+                        serve(self.choice.freezer, listener, path, self.told, max_frozen, self.reload_after)
+                    )
+                else:
+                    use(make_freezer(self.choice.freezer, listener), self.mounts, self.told, self.chance)
+                status = 0
+            except BaseException as problem:
+                os.write(2, f"{self.seed}: {problem!r}\n".encode())
+            finally:
+                os._exit(status)
+        agent = Process(pid)
+        if self.choice.over_socket and os.fork() == 0:
+            try:
+                self.host.close()
+                os.close(self.heard)
+                os.close(self.told)
+                manage(self.listener, pid)
+            finally:
+                os._exit(0)
+        return agent
+
+    def _next_connection(self) -> socket.socket | None:
+        """One that an earlier round has left."""
+        ready, _, _ = select.select([self.listener], [], [], 0)
+        return self.listener.accept()[0] if ready else None
+
+    def _hang(self, target: str) -> None:
+        """A FUSE mount that does not answer, until the agent is gone."""
+        os.mkdir(target)
+        mounted, tell = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            try:
+                ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+                os.dup2(tell, 1)
+                self.host.close()
+                os.close(self.heard)
+                os.close(self.told)
+                hung_process.main(target, self.choice.is_read)
+            finally:
+                os._exit(1)
+        os.close(tell)
+        assert os.read(mounted, 100), "no FUSE mount"
+        os.close(mounted)
+        self.hung = target, Process(pid)
+
+    def _end_host(self) -> list[str]:
+        self.host.send(b"end")
+        broken: list[str] = json.loads(self.host.recv(1 << 16))
+        return broken
+
+    # ------------------------------------------------------------------------- what happens
+
+    def _play(self) -> str:
+        chance = self.chance
+        at = chance.random() < 0.75 and chance.choice((b"b", b"f", b"f", b"t"))
+        while at and at not in self.said and b"d" not in self.said and not self.agent.is_gone():
+            self._listen(None)
+        time.sleep(chance.random() * (0.03 if at else 0.15))
+        found = family(self.agent)
+        self._listen(0)
+        state = "done" if b"d" in self.said else STATES.get(self.said.strip(b"LW")[-1:], "nothing")
+        # One of the three must be left: nobody else would know that anything is frozen.
+        self._strike(found, chance.sample(ROLES, chance.choice((1, 1, 2))))
+        if chance.random() < 0.2 and "agent" not in self.hit:
+            time.sleep(chance.random() * 0.1)
+            later = family(self.agent)
+            self._strike(later, [chance.choice(("guardian", "child", "rescue"))])
+        return state
+
+    def _strike(self, found: dict[str, Process], victims: list[str]) -> None:
+        chance = self.chance
+        numbers = (signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM)
+        stopped = []
+        for role in victims:
+            number = chance.choices(numbers, (6, 3, 1))[0]
+            if role in found and found[role].send(number):
+                self.hit[role] = number.name
+                self.signalled.append(found[role])
+                if number == signal.SIGSTOP:
+                    stopped.append(role)
+        if stopped:
+            # The guardian may stay stopped: the others must do without it.  An agent that stands still is a deadline's,
+            # and what looks like a rescue may be a guardian that the agent is just starting, and waits for.
+            time.sleep(chance.random() * 0.1)
+            for role in stopped:
+                if role in ("agent", "rescue") or "agent" in victims or chance.random() < 0.6:
+                    found[role].send(signal.SIGCONT)
+
+    def _listen(self, seconds: float | None) -> None:
+        ready = select.select([self.heard, self.agent.handle], [], [], seconds)[0]
+        if self.heard in ready:
+            with contextlib.suppress(BlockingIOError):
+                self.said += os.read(self.heard, 100)
+
+    # ------------------------------------------------------------------------- the end
+
+    def _reap(self) -> None:
+        """Until nobody of this round is left: whoever loses its parent becomes a child of this process."""
+        if self.choice.is_service:
+            self._let_the_host_finish()
+            self.agent.send(signal.SIGTERM)
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, 0)
+                if pid == self.agent.pid:
+                    self.statuses.append(os.waitstatus_to_exitcode(status))
+                    self._agent_is_gone()
+
+    def _let_the_host_finish(self) -> None:
+        while b"d" not in self.said:
+            self._listen(None)
+            if self.agent.is_gone():
+                if not self.comes_back:
+                    return
+                # As a manager does with a service that has crashed.
+                self.comes_back = False
+                self.agent = self._start()
+
+    def _agent_is_gone(self) -> None:
+        """Whoever is still stopped cannot be killed by anybody any more, and must end by itself once it goes on."""
+        for process in self.signalled:
+            if process.is_stopped:
+                process.send(signal.SIGCONT)
+        if self.hung is not None:
+            self.hung[1].send(signal.SIGKILL)
+
+
+def play(settings: dict[str, Any], mounts: list[int], host: socket.socket) -> None:
+    def overdue(*_: object) -> None:
+        raise EndlessError
+
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGALRM, overdue)
+    logging.getLogger("hvring").addHandler(logging.NullHandler())  # what fails is what the rounds are for
+    # So that many rounds fit into a test: how long a silent guardian is waited for changes no state.
+    guarded._TURN, guarded._END = 0.1, 0.3  # type: ignore[misc]
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listener.bind(settings["listener"])
+    listener.listen()
+    for number in range(settings["first"], settings["first"] + settings["rounds"]):
+        seen = Round(settings, number, mounts, listener, host).run()
+        print(json.dumps({"round": number, **seen}), flush=True)
 
 
 def main() -> None:
     settings = json.loads(sys.argv[1])
-    rounds, seed = settings.pop("rounds"), settings.pop("seed")
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    mounts = [os.open(target, os.O_RDONLY | os.O_CLOEXEC) for target in settings["targets"]]
-    # So that many rounds fit into a test: how long a silent guardian is waited for changes no state.
-    guarded._TURN, guarded._END = 0.1, 0.3  # type: ignore[misc]
-    listener = None
-    if path := settings.get("listener"):
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        listener.bind(path)
-        listener.listen()
-    for number in range(rounds):
-        seen = Round(settings, mounts, f"{seed}-{number}", listener).run()
-        print(json.dumps({"round": number, **seen}), flush=True)
+    mounts = [os.open(target, os.O_RDONLY | os.O_CLOEXEC) for target in settings["mounts"].values()]
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        try:
+            ours.close()
+            play(settings, mounts, theirs)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    theirs.close()
+    asyncio.run(attend(ours, settings["host"], mounts))
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ sys.path.insert(0, os.path.dirname(__file__))
 
 FITHAW = 0xC0045878
 _TOOLS = ("unshare", "nsenter", "mkfs.ext4", "mount", "umount")
+#: Quietly, over whatever is there; those that are not named here take -q -f.
+_MKFS = {**dict.fromkeys(("ext2", "ext3", "ext4"), ("-q", "-F")), "vfat": ()}
 _THAW = f"""
 import fcntl, os, sys
 try:
@@ -67,18 +69,27 @@ class MountNamespace:
         kind: str = "ext4",
         size: int | None = None,
         below: str | None = None,
+        options: str = "loop",
     ) -> str:
         """A fresh file system in an image file, which may itself lie on one of the mounts; ``size`` in MiB."""
         if shutil.which(f"mkfs.{kind}") is None:
             pytest.skip(f"not installed: mkfs.{kind}")
         image = f"{image_folder or self.folder}/{name}.img"
         self.run("truncate", f"--size={size or (4 if image_folder else 16)}M", image)
-        self.run(f"mkfs.{kind}", "-q", "-F" if kind == "ext4" else "-f", image)
+        self.run(f"mkfs.{kind}", *_MKFS.get(kind, ("-q", "-f")), image)
         try:
             # The loop device goes away with the mount, even if this process is killed.
-            return self._mount(name, "-o", "loop", image, below=below)
+            return self._mount(name, "-o", options, image, below=below)
         except OSError as problem:
             pytest.skip(f"no loop device: {problem}")
+
+    def mount(self, name: str, *what: str) -> str:
+        """``what``: mount's words but for the target.  Raises OSError when that cannot be mounted here."""
+        return self._mount(name, *what)
+
+    def mount_again(self, name: str, target: str) -> str:
+        """A mount in a second place."""
+        return self._mount(name, "--bind", target)
 
     def _mount(self, name: str, *what: str, below: str | None = None) -> str:
         target = f"{below or self.folder}/{name}"

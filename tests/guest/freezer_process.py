@@ -65,7 +65,7 @@ def find(target: str) -> Filesystem:
 def is_of_the_test(filesystem: Filesystem, below: str) -> bool:
     return all(
         mount.target.startswith(below + "/")
-        and (mount.source.startswith("/dev/loop") or mount.fstype == "tmpfs")
+        and (mount.source.startswith("/dev/loop") or mount.fstype in ("tmpfs", "overlay"))
         for mount in filesystem.mounts
     )
 

@@ -10,7 +10,8 @@ import struct
 import sys
 
 
-def main(target: str) -> None:
+def main(target: str, is_read: bool = False) -> None:
+    """``is_read``: it takes what it does not answer; who asked cannot be killed then."""
     libc = ctypes.CDLL(None, use_errno=True)
     fuse = os.open("/dev/fuse", os.O_RDWR)
     options = f"fd={fuse},rootmode=40000,user_id=0,group_id=0"
@@ -23,7 +24,10 @@ def main(target: str) -> None:
     os.write(fuse, struct.pack("=IiQ", 16 + len(answer), 0, unique) + answer)
     print("mounted", flush=True)
     while True:
-        signal.pause()
+        if is_read:
+            os.read(fuse, 1 << 17)
+        else:
+            signal.pause()
 
 
 if __name__ == "__main__":

@@ -262,19 +262,22 @@ def test_a_killed_worker_ends_its_copy_and_no_other(drop: Path, is_idle: bool) -
 
 
 def test_a_worker_has_no_descriptor_but_its_own_and_ignores_what_ends_an_agent(drop: Path) -> None:
-    leak = os.open(drop, os.O_RDONLY)
+    leak = os.open(drop.parent, os.O_RDONLY)
     os.set_inheritable(leak, True)
     try:
         incoming = settle(DirectoryReceiver([drop]).start(str(drop), "f"))
     finally:
         os.close(leak)
     pid = worker_of(incoming)
-    targets = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd") if int(fd) > 2]
+    targets = []
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile: it may be sweeping the directory
+            targets += [os.readlink(f"/proc/{pid}/fd/{number}")] if int(number) > 2 else []
+    # Beside the file and its directory.
     assert sorted(target.split(":")[0] for target in targets if not target.startswith(str(drop))) == [
         "anon_inode",
         "socket",
     ]
-    assert len(targets) <= 5  # the file, its directory, and perhaps the directory that is swept
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         os.kill(pid, number)
     settle(incoming.complete())

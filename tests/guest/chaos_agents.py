@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who freezes in rounds of chaos: a freezer that is used as a service does, and a service in a real agent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import select
+import signal
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from chaos_host import thaw_all
+from freezer_process import restricted
+
+from hvring.agent import Agent
+from hvring.errors import EffectError
+from hvring.guest.freezer import SystemFreezer
+from hvring.guest.launch import PLAIN, Way
+from hvring.pending import Pending
+from hvring.services import Heartbeat, Vss
+from hvring.transport.virtual import connect_async
+
+
+def make_freezer(settings: dict[str, Any], listener: str) -> SystemFreezer:
+    """``listener``: where a manager starts guardians; "": nowhere."""
+    plain = replace(PLAIN, timeout=5.0)  # which is what a guardian costs that is stopped before it is ready
+    ways = [Way((), 5.0, listener), plain] if listener else [plain]
+    return restricted(**settings, ways=lambda: ways)
+
+
+def use(freezer: SystemFreezer, mounts: list[int], tell: int, chance: random.Random) -> None:
+    """Freeze, hold and thaw, with a word for each state."""
+    hold = chance.choice((0.0, 0.02, 0.05, 0.1))
+    breaks_off = chance.random() < 0.1
+
+    def state(word: bytes) -> None:
+        os.write(tell, word)
+
+    def wait(work: Pending[None]) -> Pending[None] | None:
+        poll = select.poll()
+        poll.register(work.descriptor, select.POLLIN)
+        poll.poll(max(0.0, work.at - time.monotonic()) * 1000)
+        return work.resume()
+
+    state(b"s")
+    try:
+        work = freezer.freeze()
+        was_told = False
+        while work is not None:
+            work = wait(work)
+            if freezer.frozen and not was_told:
+                was_told = True
+                state(b"b")
+                if breaks_off:
+                    break
+        if not breaks_off:
+            state(b"f")
+            until = time.monotonic() + hold
+            while freezer.lost() is None and (left := until - time.monotonic()) > 0:
+                select.select([freezer.watch()], [], [], left)
+    except EffectError:
+        pass  # it could not freeze, with one of its processes killed
+    for _ in range(10):
+        state(b"t")
+        try:
+            work = freezer.thaw()
+            while work is not None:
+                work = wait(work)
+        except EffectError:
+            pass  # it was thawed too early, or it is not thawed yet
+        if not freezer.frozen:
+            break
+    # It says that all is thawed: is it?
+    os.write(tell, b"L" if thaw_all(mounts) else b"d")
+
+
+async def serve(
+    settings: dict[str, Any],
+    listener: str,
+    host: str,
+    tell: int,
+    max_frozen: float,
+    reload_after: float | None,
+) -> None:
+    """An agent until SIGTERM.  ``reload_after``: seconds until it gets new settings, whatever it does then."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    problems: list[dict[str, Any]] = []
+    loop.set_exception_handler(lambda _, problem: problems.append(problem))
+
+    def service() -> Vss:
+        return Vss(make_freezer(settings, listener), max_frozen=max_frozen)
+
+    vss = service()
+    if reload_after is not None:
+        loop.call_later(reload_after, lambda: vss.adopt(service()))
+    os.write(tell, b"s")
+    opener = partial(connect_async, host, timeout=None, wait=True)
+    async with Agent([vss, Heartbeat()], opener, on_event=lambda _: None):
+        await ended.wait()
+    if problems:
+        raise AssertionError(problems)
