@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PostgreSQL from Debian, as small as it gets."""
+
+from __future__ import annotations
+
+import shutil
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import pytest
+from program import LineClient, Program
+from scene import HOOKS
+
+#: One segment of its log and two that wait fit in a small image; nothing but commits and hooks writes the log out.
+_SETTINGS = {
+    "listen_addresses": "",
+    "shared_buffers": "16MB",
+    "wal_buffers": "8MB",
+    "min_wal_size": "4MB",
+    "max_wal_size": "64MB",
+    "wal_writer_delay": "10s",
+    "wal_writer_flush_after": "1GB",
+    "autovacuum": "off",
+    "checkpoint_timeout": "1h",
+}
+_WRITERS = 2
+
+
+class Postgresql:
+    def __init__(self, namespace: Any, mount: str, *, synchronous: bool = True) -> None:
+        programs = sorted(glob("/usr/lib/postgresql/*/bin/postgres"))
+        if not programs or shutil.which("psql") is None:
+            pytest.skip("not installed: postgresql")
+        self._programs = Path(programs[-1]).parent
+        self._namespace = namespace
+        self._synchronous = synchronous
+        self._data = f"{mount}/db"
+        self._sockets = namespace.folder / "sockets"
+        self._sockets.mkdir()
+        self._sockets.chmod(0o777)
+        namespace.run("chown", "postgres:", mount)
+        options = ("-A", "trust", "-k", "-N", "--wal-segsize=1", "-E", "UTF8", "--locale=C")
+        namespace.run(
+            *("runuser", "-u", "postgres", "--", str(self._programs / "initdb"), "-D", self._data, *options)
+        )
+        self._running = self._start(self._data, 1)
+        self._looking: Program | None = None
+        tables = [f"CREATE TABLE {side}{n} (n int PRIMARY KEY)" for n in range(_WRITERS) for side in "ab"]
+        self.ask("; ".join(tables))
+
+    def hook(self) -> str:
+        return f'#!/bin/sh\nexport PGHOST={self._sockets} PGPORT=1\nexec {HOOKS / "postgresql"} "$@"\n'
+
+    def clients(self) -> list[LineClient]:
+        on = "on" if self._synchronous else "off"
+        inserts = "INSERT INTO a{n} VALUES (%); INSERT INTO b{n} VALUES (%)"
+        text = f"SET synchronous_commit = {{}}; BEGIN; {inserts}; COMMIT;\n\\echo %"
+        return [LineClient(self._psql(1), text.format(on, n=n)) for n in range(_WRITERS)]
+
+    def ask(self, statement: str, port: int = 1) -> str:
+        return str(self._namespace.run(*self._psql(port), "-c", statement))
+
+    def position(self) -> int:
+        """How far the log of the running server has got, in bytes."""
+        return int(self.ask("SELECT pg_current_wal_insert_lsn() - '0/0'::pg_lsn"))
+
+    def redo(self, data: str) -> int:
+        """From where the log of an image is to be read again, in bytes."""
+        control = self._namespace.run(str(self._programs / "pg_controldata"), f"{data}/db")
+        (line,) = [line for line in control.splitlines() if "checkpoint's REDO location" in line]
+        high, low = line.split()[-1].split("/")
+        return (int(high, 16) << 32) + int(low, 16)
+
+    def look(self, data: str) -> list[int]:
+        self.redo_of_last_image = self.redo(data)
+        self._namespace.run("rm", f"{data}/db/postmaster.pid")  # its process lives, on this machine
+        self._looking = server = self._start(f"{data}/db", 2)
+        try:
+            assert any("automatic recovery in progress" in line for line in server.lines), server.lines
+            wrong = [
+                line
+                for line in server.lines
+                if any(f"{w}:" in line for w in ("PANIC", "FATAL", "ERROR", "WARNING"))
+            ]
+            assert not wrong, server.lines
+            found = []
+            for n in range(_WRITERS):
+                sides = [
+                    [
+                        int(x)
+                        for x in self.ask(f"SELECT count(*), coalesce(max(n), 0) FROM {side}{n}", 2).split(
+                            "|"
+                        )
+                    ]
+                    for side in "ab"
+                ]
+                assert sides[0] == sides[1], f"torn: {sides}"
+                assert sides[0][0] == sides[0][1], f"holes: {sides}"
+                found.append(sides[0][0])
+            check = (
+                "--heapallindexed",
+                "--install-missing",
+                "-h",
+                str(self._sockets),
+                "-p",
+                "2",
+                "-U",
+                "postgres",
+            )
+            self._namespace.run(str(self._programs / "pg_amcheck"), *check, "-d", "postgres")
+            return found
+        finally:
+            server.kill()
+            self._looking = None
+
+    def end(self) -> None:
+        if self._looking is not None:
+            self._looking.kill()
+        self._running.kill()
+
+    def _start(self, data: str, port: int) -> Program:
+        settings = {**_SETTINGS, "port": str(port), "unix_socket_directories": str(self._sockets)}
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        server = Program(self._namespace, "postgres", str(self._programs / "postgres"), "-D", data, *words)
+        try:
+            server.wait_for("database system is ready to accept connections")
+        except BaseException:
+            server.kill()
+            raise
+        return server
+
+    def _psql(self, port: int) -> list[str]:
+        options = ("-X", "-q", "-At", "-v", "ON_ERROR_STOP=1", "-h", str(self._sockets), "-p", str(port))
+        return ["psql", *options, "-U", "postgres", "-d", "postgres"]

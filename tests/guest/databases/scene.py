@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One backup after another of a file system that a database writes into, and each image looked at."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from hook_runner import Hook
+from program import TIMEOUT, Writers
+
+HOOKS = Path(__file__).parents[3] / "examples" / "hooks"
+
+
+class Server(Protocol):
+    """A database in a directory of the mount, or of a copy of it."""
+
+    def hook(self) -> str:
+        """The script that calls the hook for this server."""
+        ...
+
+    def clients(self) -> list[Any]: ...
+
+    def look(self, data: str) -> list[int]:
+        """Start another server on a copy; what each writer's last transaction there is, once all is sound."""
+        ...
+
+    def end(self) -> None: ...
+
+
+@dataclass
+class Backup:
+    """What was known of each writer's transactions, and what the image has."""
+
+    before: list[int]  # acknowledged before the hook's freeze began
+    frozen: list[int]  # acknowledged until the file system was frozen
+    late: list[int]  # acknowledged until right before the thaw
+    found: list[int]
+    held: float  # seconds that the hook held
+    stall: float  # seconds that a writer waited, at most
+
+
+class Scene:
+    """A file system in an image, a server on it, its hook, and writers."""
+
+    def __init__(self, namespace: Any, mount: str, freezer: Any, server: Server) -> None:
+        self.namespace = namespace
+        self.server = server
+        self.freezer = freezer
+        self._image = Path(f"{mount}.img")
+        self.hook = Hook(namespace, self._write_hook())
+        self.writers = Writers(server.clients())
+
+    def end(self) -> None:
+        self.hook.kill()
+        self.writers.end()
+        self.server.end()
+
+    def back_up(self, *, hook: bool = True, quiet: bool = False) -> Backup:
+        """``quiet``: no transaction is under way, so that none makes the server write an earlier one out."""
+        self.writers.get_on()
+        self.writers.longest_stall()
+        if quiet:
+            self.writers.hold()
+        if hook:
+            self.hook.run("prepare")
+        before = self.writers.acknowledged()
+        held_since = time.monotonic()
+        if hook:
+            self.hook.freeze()
+        assert self.freezer.ask("freeze") is None
+        frozen = self.writers.acknowledged()
+        copy = self.namespace.folder / "copy.img"
+        subprocess.run(["cp", "--sparse=always", self._image, copy], check=True)
+        late = self.writers.acknowledged()
+        assert self.freezer.ask("thaw") is None
+        if hook:
+            self.hook.end("thaw")
+        held = time.monotonic() - held_since
+        if quiet:
+            self.writers.go()
+        self.writers.get_on()
+        stall = self.writers.longest_stall()
+        self.writers.hold()
+        try:
+            with self._mounted(copy) as data:
+                found = self.server.look(data)
+        finally:
+            self.writers.go()
+        return Backup(before, frozen, late, found, held, stall)
+
+    @contextlib.contextmanager
+    def _mounted(self, copy: Path) -> Iterator[str]:
+        features = self.namespace.run("dumpe2fs", "-h", str(copy))
+        assert "needs_recovery" not in features, "the copy was made of what was not frozen"
+        target = self.namespace.folder / "copy"
+        target.mkdir(exist_ok=True)
+        self.namespace.run("mount", "-o", "loop", str(copy), str(target))
+        try:
+            yield str(target)
+        finally:
+            self._unmount(str(target))
+            copy.unlink()
+
+    def _unmount(self, target: str) -> None:
+        """As soon as the last process of a server that was killed has gone."""
+        give_up_at = time.monotonic() + TIMEOUT
+        while True:
+            try:
+                self.namespace.run("umount", target)
+                return
+            except OSError as problem:
+                if "busy" not in str(problem) or time.monotonic() > give_up_at:
+                    raise
+            time.sleep(0.01)
+
+    def _write_hook(self) -> Path:
+        folder = self.namespace.folder / "hooks.d"
+        folder.mkdir()
+        script = folder / "50-database"
+        script.write_text(self.server.hook())
+        script.chmod(0o755)
+        return script
+
+
+def report(name: str, backups: list[Backup], is_whole: Callable[[Backup], bool]) -> None:
+    """For people: `pytest -s`."""
+    held, stalls = sorted(backup.held for backup in backups), sorted(backup.stall for backup in backups)
+    middle = len(backups) // 2
+    print(
+        f"\n{name}: {sum(map(is_whole, backups))}/{len(backups)} consistent, "
+        f"{sum(backups[-1].found)} transactions in the last; seconds held {held[middle]:.2f} (most {held[-1]:.2f}), "
+        f"longest wait of a writer {stalls[middle]:.2f} (most {stalls[-1]:.2f})"
+    )
+
+
+def count_of_backups(default: int = 3) -> int:
+    return int(os.environ.get("HVRING_BACKUPS", default))
