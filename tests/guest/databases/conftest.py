@@ -30,14 +30,14 @@ def tmp_path() -> Iterator[Path]:
 
 @pytest.fixture
 def scene(namespace: Any, start: Any, processes: contextlib.ExitStack) -> Callable[..., Any]:
-    """scene(kind of server, **its options) -> Scene"""
+    """scene(kind of server, size of each file system, names of more of them, **its options) -> Scene"""
     from scene import Scene
 
-    def make(kind: Any, size: int = 256, **options: Any) -> Any:
-        mount = namespace.mount_image("data", size=size)
-        server = kind(namespace, mount, **options)
+    def make(kind: Any, size: int = 256, *others: str, others_first: bool = False, **options: Any) -> Any:
+        mounts = [namespace.mount_image(name, size=size) for name in ("data", *others)]
+        server = kind(namespace, *mounts, **options)
         try:
-            made = Scene(namespace, mount, start([mount]), server)
+            made = Scene(namespace, mounts, start(mounts[::-1] if others_first else mounts), server)
         except BaseException:
             server.end()
             raise

@@ -61,8 +61,8 @@ class Mariadb:
     def ask(self, statement: str, which: str, database: str = "t") -> str:
         return str(self._namespace.run(*self._client(which, database), "-e", statement))
 
-    def look(self, data: str) -> list[int]:
-        self._looking = server = self._start(f"{data}/db", "copy")
+    def look(self, *data: str) -> list[int]:
+        self._looking = server = self._start(f"{data[0]}/db", "copy")
         try:
             wrong = [line for line in server.lines if "[ERROR]" in line]
             assert not wrong, server.lines

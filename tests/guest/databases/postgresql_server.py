@@ -28,7 +28,7 @@ _WRITERS = 2
 
 
 class Postgresql:
-    def __init__(self, namespace: Any, mount: str, *, synchronous: bool = True) -> None:
+    def __init__(self, namespace: Any, mount: str, *for_log: str, synchronous: bool = True) -> None:
         programs = sorted(glob("/usr/lib/postgresql/*/bin/postgres"))
         if not programs or shutil.which("psql") is None:
             pytest.skip("not installed: postgresql")
@@ -39,8 +39,9 @@ class Postgresql:
         self._sockets = namespace.folder / "sockets"
         self._sockets.mkdir()
         self._sockets.chmod(0o777)
-        namespace.run("chown", "postgres:", mount)
-        options = ("-A", "trust", "-k", "-N", "--wal-segsize=1", "-E", "UTF8", "--locale=C")
+        namespace.run("chown", "postgres:", mount, *for_log)
+        log = tuple(f"--waldir={place}/wal" for place in for_log)
+        options = (*log, "-A", "trust", "-k", "-N", "--wal-segsize=1", "-E", "UTF8", "--locale=C")
         namespace.run(
             *("runuser", "-u", "postgres", "--", str(self._programs / "initdb"), "-D", self._data, *options)
         )
@@ -72,32 +73,22 @@ class Postgresql:
         high, low = line.split()[-1].split("/")
         return (int(high, 16) << 32) + int(low, 16)
 
-    def look(self, data: str) -> list[int]:
-        self.redo_of_last_image = self.redo(data)
-        self._namespace.run("rm", f"{data}/db/postmaster.pid")  # its process lives, on this machine
-        self._looking = server = self._start(f"{data}/db", 2)
+    def look(self, *data: str) -> list[int]:
+        self.redo_of_last_image = self.redo(data[0])
+        for log in data[1:]:
+            self._namespace.run("ln", "-sfn", f"{log}/wal", f"{data[0]}/db/pg_wal")
+        self._namespace.run("rm", f"{data[0]}/db/postmaster.pid")  # its process lives, on this machine
+        self._looking = server = self._start(f"{data[0]}/db", 2)
         try:
             assert any("automatic recovery in progress" in line for line in server.lines), server.lines
-            wrong = [
-                line
-                for line in server.lines
-                if any(f"{w}:" in line for w in ("PANIC", "FATAL", "ERROR", "WARNING"))
-            ]
-            assert not wrong, server.lines
+            levels = ("PANIC:", "FATAL:", "ERROR:", "WARNING:")
+            assert not [line for line in server.lines if any(level in line for level in levels)], server.lines
             found = []
             for n in range(_WRITERS):
-                sides = [
-                    [
-                        int(x)
-                        for x in self.ask(f"SELECT count(*), coalesce(max(n), 0) FROM {side}{n}", 2).split(
-                            "|"
-                        )
-                    ]
-                    for side in "ab"
-                ]
-                assert sides[0] == sides[1], f"torn: {sides}"
-                assert sides[0][0] == sides[0][1], f"holes: {sides}"
-                found.append(sides[0][0])
+                (count, last), other = self._count(f"a{n}"), self._count(f"b{n}")
+                assert (count, last) == other, f"torn: {count}, {other}"
+                assert count == last, f"holes: {count} of {last}"
+                found.append(count)
             check = (
                 "--heapallindexed",
                 "--install-missing",
@@ -108,11 +99,15 @@ class Postgresql:
                 "-U",
                 "postgres",
             )
-            self._namespace.run(str(self._programs / "pg_amcheck"), *check, "-d", "postgres")
+            self._namespace.run(str(self._programs / "pg_amcheck"), *check, "postgres")
             return found
         finally:
             server.kill()
             self._looking = None
+
+    def _count(self, table: str) -> tuple[int, int]:
+        count, last = self.ask(f"SELECT count(*), coalesce(max(n), 0) FROM {table}", 2).split("|")
+        return int(count), int(last)
 
     def end(self) -> None:
         if self._looking is not None:

@@ -79,8 +79,8 @@ class Redis:
         finally:
             client.close()
 
-    def look(self, data: str) -> list[int]:
-        self._looking = server = self._start(f"{data}/db", "copy")
+    def look(self, *data: str) -> list[int]:
+        self._looking = server = self._start(f"{data[0]}/db", "copy")
         try:
             found = []
             for n in range(_WRITERS):

@@ -19,7 +19,7 @@ HOOKS = Path(__file__).parents[3] / "examples" / "hooks"
 
 
 class Server(Protocol):
-    """A database in a directory of the mount, or of a copy of it."""
+    """A database in its file systems, or in copies of them."""
 
     def hook(self) -> str:
         """The script that calls the hook for this server."""
@@ -27,8 +27,8 @@ class Server(Protocol):
 
     def clients(self) -> list[Any]: ...
 
-    def look(self, data: str) -> list[int]:
-        """Start another server on a copy; what each writer's last transaction there is, once all is sound."""
+    def look(self, *data: str) -> list[int]:
+        """Start another server on the copies; what each writer's last transaction there is, once all is sound."""
         ...
 
     def end(self) -> None: ...
@@ -47,13 +47,13 @@ class Backup:
 
 
 class Scene:
-    """A file system in an image, a server on it, its hook, and writers."""
+    """File systems in images, a server on them, its hook, and writers."""
 
-    def __init__(self, namespace: Any, mount: str, freezer: Any, server: Server) -> None:
+    def __init__(self, namespace: Any, mounts: list[str], freezer: Any, server: Server) -> None:
         self.namespace = namespace
         self.server = server
         self.freezer = freezer
-        self._image = Path(f"{mount}.img")
+        self._mounts = mounts
         self.hook = Hook(namespace, self._write_hook())
         self.writers = Writers(server.clients())
 
@@ -76,8 +76,8 @@ class Scene:
             self.hook.freeze()
         assert self.freezer.ask("freeze") is None
         frozen = self.writers.acknowledged()
-        copy = self.namespace.folder / "copy.img"
-        subprocess.run(["cp", "--sparse=always", self._image, copy], check=True)
+        for mount in self._mounts:
+            subprocess.run(["cp", "--sparse=always", f"{mount}.img", f"{mount}.copy.img"], check=True)
         late = self.writers.acknowledged()
         assert self.freezer.ask("thaw") is None
         if hook:
@@ -89,24 +89,24 @@ class Scene:
         stall = self.writers.longest_stall()
         self.writers.hold()
         try:
-            with self._mounted(copy) as data:
-                found = self.server.look(data)
+            with contextlib.ExitStack() as stack:
+                found = self.server.look(*[stack.enter_context(self._copy(mount)) for mount in self._mounts])
         finally:
             self.writers.go()
         return Backup(before, frozen, late, found, held, stall)
 
     @contextlib.contextmanager
-    def _mounted(self, copy: Path) -> Iterator[str]:
-        features = self.namespace.run("dumpe2fs", "-h", str(copy))
+    def _copy(self, mount: str) -> Iterator[str]:
+        image, target = f"{mount}.copy.img", f"{mount}.copy"
+        features = self.namespace.run("dumpe2fs", "-h", image)
         assert "needs_recovery" not in features, "the copy was made of what was not frozen"
-        target = self.namespace.folder / "copy"
-        target.mkdir(exist_ok=True)
-        self.namespace.run("mount", "-o", "loop", str(copy), str(target))
+        os.makedirs(target, exist_ok=True)
+        self.namespace.run("mount", "-o", "loop", image, target)
         try:
-            yield str(target)
+            yield target
         finally:
-            self._unmount(str(target))
-            copy.unlink()
+            self._unmount(target)
+            os.unlink(image)
 
     def _unmount(self, target: str) -> None:
         """As soon as the last process of a server that was killed has gone."""

@@ -33,6 +33,14 @@ def test_what_was_acknowledged_is_in_every_image(scene: Any) -> None:
     report("postgresql", backups, is_whole)
 
 
+@pytest.mark.parametrize("log_first", [False, True])
+def test_log_and_data_may_be_frozen_one_after_the_other(scene: Any, log_first: bool) -> None:
+    database = scene(Postgresql, 128, "log", others_first=log_first)
+    for _ in range(count_of_backups()):
+        backup = database.back_up()
+        assert has(backup.found, backup.late), backup
+
+
 def test_without_waiting_for_the_log_writers_hear_of_what_is_in_the_image(scene: Any) -> None:
     """synchronous_commit = off promises nothing for a power cut; the hook does until the freeze begins."""
     database = scene(Postgresql, synchronous=False)
