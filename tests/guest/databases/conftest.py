@@ -37,7 +37,7 @@ def scene(namespace: Any, start: Any, processes: contextlib.ExitStack) -> Callab
         mounts = [namespace.mount_image(name, size=size) for name in ("data", *others)]
         server = kind(namespace, *mounts, **options)
         try:
-            made = Scene(namespace, mounts, start(mounts[::-1] if others_first else mounts), server)
+            made = Scene(namespace, mounts[::-1] if others_first else mounts, start, server)
         except BaseException:
             server.end()
             raise

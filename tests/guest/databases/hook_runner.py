@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs one hook by its contract (docs/hooks-databases.md), in the namespace."""
+"""A hook without an agent, by the contract of docs/hooks.md, to be ended in ways in which an agent would not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class HookFailed(Exception):
 class Hook:
     def __init__(self, namespace: Any, script: Path) -> None:
         self._namespace = namespace
-        self._script = script
+        self.script = script
         self._holds: subprocess.Popen[bytes] | None = None
 
     def run(self, phase: str) -> None:
@@ -61,7 +61,7 @@ class Hook:
 
     def _start(self, phase: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            self._namespace.inside(str(self._script), phase),
+            self._namespace.inside(str(self.script), phase),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -38,23 +38,25 @@ class Server(Protocol):
 class Backup:
     """What was known of each writer's transactions, and what the image has."""
 
-    before: list[int]  # acknowledged before the hook's freeze began
+    before: list[int]  # acknowledged before the backup began
     frozen: list[int]  # acknowledged until the file system was frozen
     late: list[int]  # acknowledged until right before the thaw
     found: list[int]
-    held: float  # seconds that the hook held
+    took: float  # seconds from the host's freeze to the answer to its thaw
     stall: float  # seconds that a writer waited, at most
 
 
 class Scene:
     """File systems in images, a server on them, its hook, and writers."""
 
-    def __init__(self, namespace: Any, mounts: list[str], freezer: Any, server: Server) -> None:
+    def __init__(self, namespace: Any, mounts: list[str], start: Any, server: Server) -> None:
         self.namespace = namespace
         self.server = server
-        self.freezer = freezer
         self._mounts = mounts
-        self.hook = Hook(namespace, self._write_hook())
+        self._start = start
+        script = self._write_hook()
+        self._freezers = {True: start(mounts, hooks=str(script.parent)), False: start(mounts)}
+        self.hook = Hook(namespace, script)
         self.writers = Writers(server.clients())
 
     def end(self) -> None:
@@ -64,25 +66,20 @@ class Scene:
 
     def back_up(self, *, hook: bool = True, quiet: bool = False) -> Backup:
         """``quiet``: no transaction is under way, so that none makes the server write an earlier one out."""
+        freezer = self._freezers[hook]
         self.writers.get_on()
         self.writers.longest_stall()
         if quiet:
             self.writers.hold()
-        if hook:
-            self.hook.run("prepare")
         before = self.writers.acknowledged()
-        held_since = time.monotonic()
-        if hook:
-            self.hook.freeze()
-        assert self.freezer.ask("freeze") is None
+        began = time.monotonic()
+        assert freezer.ask("freeze") is None
         frozen = self.writers.acknowledged()
         for mount in self._mounts:
             subprocess.run(["cp", "--sparse=always", f"{mount}.img", f"{mount}.copy.img"], check=True)
         late = self.writers.acknowledged()
-        assert self.freezer.ask("thaw") is None
-        if hook:
-            self.hook.end("thaw")
-        held = time.monotonic() - held_since
+        assert freezer.ask("thaw") is None
+        took = time.monotonic() - began
         if quiet:
             self.writers.go()
         self.writers.get_on()
@@ -90,10 +87,22 @@ class Scene:
         self.writers.hold()
         try:
             with contextlib.ExitStack() as stack:
-                found = self.server.look(*[stack.enter_context(self._copy(mount)) for mount in self._mounts])
+                found = self.server.look(
+                    *[stack.enter_context(self._copy(mount)) for mount in sorted(self._mounts)]
+                )  # data, then log
         finally:
             self.writers.go()
-        return Backup(before, frozen, late, found, held, stall)
+        return Backup(before, frozen, late, found, took, stall)
+
+    def fail(self, hung: str) -> None:
+        """A backup that fails once the hook holds: a file system cannot be opened within 5 s. Writers go on."""
+        hooks = str(self.hook.script.parent)
+        freezer = self._start(self._mounts, hooks=hooks, behind=[f"{hung}/disk"])
+        self.writers.get_on()
+        self.writers.longest_stall()
+        assert hung in freezer.ask("freeze")
+        self.writers.get_on()
+        print(f"\na freeze that fails: longest wait of a writer {self.writers.longest_stall():.2f} s")
 
     @contextlib.contextmanager
     def _copy(self, mount: str) -> Iterator[str]:
@@ -131,11 +140,12 @@ class Scene:
 
 def report(name: str, backups: list[Backup], is_whole: Callable[[Backup], bool]) -> None:
     """For people: `pytest -s`."""
-    held, stalls = sorted(backup.held for backup in backups), sorted(backup.stall for backup in backups)
+    took, stalls = sorted(backup.took for backup in backups), sorted(backup.stall for backup in backups)
     middle = len(backups) // 2
     print(
         f"\n{name}: {sum(map(is_whole, backups))}/{len(backups)} consistent, "
-        f"{sum(backups[-1].found)} transactions in the last; seconds held {held[middle]:.2f} (most {held[-1]:.2f}), "
+        f"{sum(backups[-1].found)} transactions in the last; "
+        f"seconds from freeze to thaw {took[middle]:.2f} (most {took[-1]:.2f}), "
         f"longest wait of a writer {stalls[middle]:.2f} (most {stalls[-1]:.2f})"
     )
 

@@ -58,8 +58,15 @@ def test_the_end_of_the_hook_is_the_release_whichever_end(scene: Any) -> None:
         database.writers.get_on()
 
 
+def test_writers_go_on_when_the_freeze_fails(scene: Any, hang: Any) -> None:
+    database = scene(Mariadb)
+    database.fail(hang("hung"))
+    backup = database.back_up()
+    assert is_whole(backup), backup
+
+
 def test_a_server_that_is_not_there_is_named(scene: Any) -> None:
     database = scene(Mariadb)
-    database.server._running.kill()
+    database.server.end()
     with pytest.raises(HookFailed, match=r"prepare: 1: .*Can't connect to local server"):
         database.hook.run("prepare")

@@ -81,17 +81,15 @@ def test_clusters_that_are_online_are_found(scene: Any) -> None:
         database.hook.run("prepare")
 
 
-def test_an_abort_leaves_nothing_behind(scene: Any) -> None:
+def test_a_freeze_that_fails_leaves_nothing_behind(scene: Any, hang: Any) -> None:
     database = scene(Postgresql)
-    database.hook.run("prepare")
-    database.hook.freeze()
-    database.hook.end("abort")
-    database.writers.get_on()
-    assert database.back_up().found
+    database.fail(hang("hung"))
+    backup = database.back_up()
+    assert has(backup.found, backup.late), backup
 
 
 def test_a_server_that_is_not_there_is_named(scene: Any) -> None:
     database = scene(Postgresql)
-    database.server._running.kill()
+    database.server.end()
     with pytest.raises(HookFailed, match=r"prepare: 1: .*port 1: .*connection to server on socket"):
         database.hook.run("prepare")

@@ -57,8 +57,15 @@ def test_a_snapshot_that_cannot_be_written_fails_the_freeze(scene: Any) -> None:
     database.writers.get_on()
 
 
+def test_writers_go_on_when_the_freeze_fails(scene: Any, hang: Any) -> None:
+    database = scene(Redis, 64)
+    database.fail(hang("hung"))
+    backup = database.back_up()
+    assert is_whole(backup), backup
+
+
 def test_a_server_that_is_not_there_is_named(scene: Any) -> None:
     database = scene(Redis, 64)
-    database.server._running.kill()
+    database.server.end()
     with pytest.raises(HookFailed, match=r"prepare: 1: redis: .*/running: "):
         database.hook.run("prepare")
