@@ -43,6 +43,7 @@ extensions = [
         "hvring.channel._spinner",
         "hvring.channel._channel",
         "hvring.guest._ntp",
+        "hvring.ic._kvp",
         "hvring.ic._request",
     )
 ]

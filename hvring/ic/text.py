@@ -28,8 +28,6 @@ def terminated(text: str, field: int) -> bytes:
 
 def cut(text: str, field: int) -> str:
     """As much of ``text`` as fits ``field`` bytes with its NUL; what is not Unicode becomes "?"."""
-    if text.isascii() and 2 * len(text) + 2 <= field and "\0" not in text:
-        return text
     raw = text.split("\0", 1)[0].encode("utf-16-le", "replace")[: field - 2]
     return raw.decode("utf-16-le", "ignore")  # a pair that was cut in half goes as a whole
 

@@ -12,8 +12,8 @@ from hvring.errors import EffectError, MessageError, ShortMessageError, UnknownO
 from hvring.events import EventKind, Facts
 from hvring.guest.network import IpInfo
 from hvring.guest.records import proper
-from hvring.ic import kvp_ip, text
-from hvring.ic.frame import MessageType, Request, Version
+from hvring.ic import _kvp, kvp_ip, text
+from hvring.ic.frame import HEADER, MessageType, Request, Version
 from hvring.ic.kvp import (
     FRAMEWORKS,
     KEY_FIELD,
@@ -22,11 +22,9 @@ from hvring.ic.kvp import (
     KvpDelete,
     KvpEnumerate,
     KvpGet,
-    KvpItem,
     KvpOperation,
     KvpPool,
     KvpSet,
-    KvpValue,
     header,
 )
 from hvring.ic.kvp_ip import ADDRESS_FIELD, GATEWAY_FIELD, SETTINGS, KvpIpInfo
@@ -93,6 +91,9 @@ class Kvp(IntegrationService[KvpMessage]):
         super().tick()
 
     def decode(self, request: Request) -> KvpMessage:
+        ordinary = _kvp.decode(request, HEADER)
+        if ordinary is not None:
+            return ordinary
         body = request.body
         operation, pool = header(body)
         decode = _PAIRS.get(operation)
@@ -143,15 +144,20 @@ class Kvp(IntegrationService[KvpMessage]):
         return self._set_ip(message.known, message.error)
 
     def encode(self, request: Request, response: Response) -> bytes | Request:
-        if isinstance(response.message, KvpIpInfo):
-            if self._is_binary:
-                from hvring.ic import kvp_ip_binary
+        message = response.message
+        if message is None:
+            return request.answer(response.status)
+        body = _kvp.encode(message)
+        if body is None:
+            body = self._encode_ip(request, message) if isinstance(message, KvpIpInfo) else message.encode()
+        return request.answer(response.status, body)
 
-                body = kvp_ip_binary.with_adapter_of(request.body, kvp_ip_binary.encode(response.message))
-                return request.answer(response.status, body)
-            settings = response.message.encode()[SETTINGS:]
-            return request.answer(response.status, request.body[:SETTINGS] + settings)
-        return super().encode(request, response)
+    def _encode_ip(self, request: Request, message: KvpIpInfo) -> bytes:
+        if self._is_binary:
+            from hvring.ic import kvp_ip_binary
+
+            return kvp_ip_binary.with_adapter_of(request.body, kvp_ip_binary.encode(message))
+        return request.body[:SETTINGS] + message.encode()[SETTINGS:]
 
     def refusal(self, error: Exception) -> int:
         if isinstance(error, UnusablePairError):
@@ -184,7 +190,7 @@ class Kvp(IntegrationService[KvpMessage]):
         def answer(value: str | None) -> Response:
             if value is None:
                 return _NOT_FOUND
-            return Response(message=KvpValue(asked.pool, asked.key, _shown(value, VALUE_FIELD)))
+            return Response(message=_kvp.value(asked.pool, asked.key, _shown(value, VALUE_FIELD)))
 
         if asked.pool == _AUTO:  # what is listed can be got
             made_up = dict(self._store.automatic()).get(asked.key)
@@ -225,7 +231,7 @@ class Kvp(IntegrationService[KvpMessage]):
             # Other programs write pool files too, and their keys may be longer than the field: better cut than
             # an end of the list before the items behind it.
             key, value = _shown(pair[0], KEY_FIELD), _shown(pair[1], VALUE_FIELD)
-            return Response(message=KvpItem(asked.pool, asked.index, key, value))
+            return Response(message=_kvp.item(asked.pool, asked.index, key, value))
 
         if asked.pool == _AUTO:
             pairs = self._store.automatic()
@@ -282,6 +288,7 @@ class KvpWithBinaryIp(Kvp):
     """Agrees to message version 5.0 as well, which Linux does not: IP settings are binary then."""
 
     versions: ClassVar[tuple[Version, ...]] = (kvp_ip.BINARY, *VERSIONS)
+    in_place = True
 
 
 _PAIRS: Final[dict[int, Callable[[bytes], Pair]]] = {
@@ -302,7 +309,9 @@ _ANSWERS: Final[dict[type, Callable[[Kvp, Any], Result]]] = {
 
 def _shown(found: str, field: int) -> str:
     """What fits the field, under the name by which a store finds it again."""
-    return text.cut(found if found.isascii() else proper(found), field)
+    if found.isascii() and 2 * len(found) < field and "\0" not in found:
+        return found
+    return text.cut(proper(found), field)
 
 
 def _settings(asked: KvpIpInfo, info: IpInfo) -> KvpIpInfo:
