@@ -210,6 +210,16 @@ class Reason(Enum):
         "the file is larger than allowed",
         "raise `fcopy.max_size` if such files are wanted",
     )
+    OVER_QUOTA = (
+        "over_quota",
+        "the files below the directory would take more than its quota",
+        "take away what is not needed there, or raise `fcopy.quota` or the quota of its rule",
+    )
+    BELOW_RESERVE = (
+        "below_reserve",
+        "less of the file system would stay free than must",
+        "free some space (`df`), or lower `fcopy.reserve`, `fcopy.reserve_percent` or those of its rule",
+    )
     INCOMPLETE = (
         "incomplete",
         "bytes of the file never came, or came twice",

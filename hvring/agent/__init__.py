@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hvring.agent.message_responder import MessageResponder
     from hvring.agent.responder import Responder
     from hvring.agent.settings import (
+        CopyRule,
         FcopySettings,
         HeartbeatSettings,
         KvpSettings,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Agent",
+    "CopyRule",
     "Effects",
     "FcopySettings",
     "HeartbeatSettings",

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from typing import Final, Literal, TypeVar
 
 from hvring.agent.verify import verify
 from hvring.guest.patterns import mistake
 from hvring.guest.pools import DIRECTORY, MAX_RECORDS
 from hvring.guest.power import COMMANDS, WAYS, OnDrain, PowerAction, ShutdownOrder, Way
+from hvring.guest.terms import Terms
 from hvring.ic.heartbeat import ApplicationState
 from hvring.ic.vss import NO_AUTO_RECOVERY
 from hvring.services.timesync import TimeMode
@@ -24,6 +25,7 @@ T = TypeVar("T")
 HOOKS: Final = "/etc/hvring/hooks.d"
 HOST_WAITS: Final = 900.0  # seconds for the answer to a FREEZE (PROTOCOL §4.5.2)
 DAY: Final = 86400.0  # seconds; who waits longer than that forgot something
+LARGEST: Final = 2**63 - 1  # bytes of a file
 
 
 def knob(
@@ -258,6 +260,26 @@ class VssSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class CopyRule:
+    """Other settings for files below a directory; what is none here is as in :class:`FcopySettings`."""
+
+    path: Path = field(metadata={"says": "the directory, which is one of `allow` or below one"})
+    mode: int | None = knob(None, "mode of the files", least=0, most=0o7777)
+    owner: tuple[int, int] | None = knob(None, "uid and gid of the files", least=0, most=2**32 - 2)
+    umask: int | None = knob(None, "bits that no file and no new directory gets", least=0, most=0o777)
+    overwrite: bool | None = knob(None, "whether the host may replace files")
+    create_path: bool | None = knob(None, "whether the host may have directories made")
+    max_size: int | None = knob(None, "bytes of the largest file", least=0, most=LARGEST)
+    quota: int | None = knob(None, "bytes that all files below it may have", least=0, most=LARGEST)
+    reserve: int | None = knob(None, "bytes that must stay free", least=0, most=LARGEST)
+    reserve_percent: float | None = knob(None, "how much must stay free, in percent", least=0, most=100)
+    sync: bool | None = knob(None, "whether a file is on the disk before the host is told")
+
+    def __post_init__(self) -> None:
+        verify(self)
+
+
+@dataclass(frozen=True, slots=True)
 class FcopySettings:
     """What the host may copy into this machine."""
 
@@ -276,9 +298,39 @@ class FcopySettings:
         least=0,
         most=2**32 - 2,  # the one above means "nobody" to the kernel
     )
+    umask: int | None = knob(
+        None,
+        "bits that no file gets, whatever its mode, nor a directory that is made for one; none: this process's, for "
+        "directories only",
+        least=0,
+        most=0o777,
+    )
+    overwrite: bool = knob(True, "whether the host may replace files, if it asks for that")
+    create_path: bool = knob(True, "whether the host may have directories made, if it asks for that")
     sync: bool = knob(True, "whether a file is on the disk before the host is told")
     sha256: bool = knob(True, "whether the record of each copy has the file's SHA-256")
-    max_size: int | None = knob(None, "bytes of the largest file; none: no limit", least=0)
+    allocate: bool = knob(
+        True, "whether room for all of a file is taken when it begins, where the file system can do that"
+    )
+    max_size: int | None = knob(None, "bytes of the largest file; none: no limit", least=0, most=LARGEST)
+    quota: int | None = knob(
+        None,
+        "bytes that all files below each of the directories may have, the host's and others; none: no limit",
+        least=0,
+        most=LARGEST,
+    )
+    reserve: int = knob(
+        0, "bytes of the file system that must stay free when the host's files come", least=0, most=LARGEST
+    )
+    reserve_percent: float = knob(
+        0.0,
+        "the same in percent of the file system's size; of the two, what is more counts",
+        least=0,
+        most=100,
+    )
+    rules: Sequence[CopyRule] = knob(
+        (), "other settings for some of the directories; the nearest rule above a file counts, and no other"
+    )
     timeout: float = knob(10.0, "seconds that a file system may take for each step", above=0, most=DAY)
     sync_timeout: float = knob(
         25.0, "seconds that it may take to have all of a file on the disk", above=0, most=DAY
@@ -286,6 +338,34 @@ class FcopySettings:
 
     def __post_init__(self) -> None:
         verify(self)
+
+    def conflicts(self) -> Iterator[tuple[str, str]]:
+        """Rules that are for no file, or twice for the same, and why."""
+        allowed = [_components(path) for path in self.allow]
+        seen = set()
+        for rule in self.rules:
+            parts = _components(rule.path)
+            if parts in seen:
+                yield "rules", f"{os.fspath(rule.path)!r:.100} has two rules"
+            seen.add(parts)
+            # With nothing allowed here, it may be on the command line.
+            if allowed and not any(parts[: len(path)] == path for path in allowed):
+                yield "rules", f"{os.fspath(rule.path)!r:.100} is at or below no directory of allow"
+
+    def terms(self) -> Terms:
+        """For all directories without a rule."""
+        return Terms(**{field.name: getattr(self, field.name) for field in fields(Terms)})
+
+    def terms_by_rule(self) -> Iterator[tuple[Path, Terms]]:
+        """For the directories that have one."""
+        names = {field.name for field in fields(CopyRule)} - {"path"}
+        for rule in self.rules:
+            own = {name: value for name in names if (value := getattr(rule, name)) is not None}
+            yield rule.path, replace(self.terms(), **own)
+
+
+def _components(path: Path) -> tuple[str, ...]:
+    return tuple(part for part in os.path.abspath(os.fspath(path)).split("/") if part)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,13 @@ class Copy:
         extents: Extents,
         timeout: float,
         sync_timeout: float,
+        root: str,
+        sync: bool,
     ) -> None:
+        """``root``: the allowed directory that the path is below; ``sync``: whether its name is to be on the disk."""
         self.path: Final = path
+        self._root = root
+        self._sync = sync
         self.sha256: str | None = None
         self._workers = workers
         self._worker = worker
@@ -144,21 +149,49 @@ class Copy:
             raise EffectError(f"{self.path}: {problem}", reason=problem.reason) from None
         # Two steps: whoever gave up before the second one can be sure that no file will come.
         prepared = self._ask_until(until, file_worker.PREPARE, self._extents.length)
-        return then(prepared, lambda digest: then(self._name(digest, until), self._published))
+        return then(prepared, lambda file: then(self._name(file, until), self._published))
 
-    def _name(self, digest: str, until: float) -> str | Pending[str]:
+    def _name(self, prepared: str, until: float) -> str | Pending[str]:
+        device, number, digest = prepared.split(" ")
         self.sha256 = digest or None
-        return self._ask_until(until, file_worker.PUBLISH, 0)
+        return _rescued(
+            lambda: self._ask_until(until, file_worker.PUBLISH, 0),
+            lambda problem: self._find(int(device, 16), int(number, 16), problem),
+        )
+
+    def _find(self, device: int, number: int, problem: EffectError) -> str | Pending[str]:
+        """A process that was lost at that moment: what counts is whether the file has its name."""
+        if problem.reason is not Reason.WORKER_LOST:
+            raise problem
+        self._worker, self._has_worker = self._workers.take(), True
+        name, *below = (part for part in self.path[len(self._root) :].split("/")[::-1] if part)
+        where = file_worker.pack_names(self._root, name, *reversed(below))
+        file = file_worker.FILE.pack(self._sync, device, number) + where
+        found = self._ask(file_worker.FIND, 0, file, self._timeout, self._end)
+        return then(found, lambda answer: "0 " if answer else self._missing(problem))
+
+    def _missing(self, problem: EffectError) -> str:
+        self._end()
+        raise problem
 
     def _ask_until(self, until: float, what: bytes, number: int) -> str | Pending[str]:
         return self._ask(what, number, b"", max(0.0, until - time.monotonic()), self._end)
 
-    def _published(self, trouble: str) -> str:
-        self._end()
+    def _published(self, answer: str) -> str | Pending[str]:
+        is_replacement, _, trouble = answer.partition(" ")
         if trouble:
             import logging
 
             logging.getLogger("hvring.guest").warning("%s: %s", self.path, trouble)
+        if is_replacement == "1":
+            step = partial(self._ask, file_worker.KEEP, 1, b"", self._timeout, self._end)
+            return then(_rescued(step, lambda _: ""), lambda _: self._kept())
+        self._worker.tell(file_worker.KEEP)
+        return self._kept()
+
+    def _kept(self) -> str:
+        """From here on it stays, whoever ends."""
+        self._end()
         return self.path
 
     def _undo(self, problem: EffectError) -> str | Pending[str]:
@@ -247,6 +280,8 @@ def _explanation(path: str, problem: OSError) -> EffectError:
         status = Status.ALREADY_EXISTS
     elif problem.errno in (errno.ENOSPC, errno.EDQUOT):
         status = Status.DISK_FULL
+    elif problem.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        status = Status.ACCESS_DENIED
     reason = (
         Reason.NO_DIRECTORY if problem.errno in (errno.ENOENT, errno.ENOTDIR) else of_errno(problem.errno)
     )

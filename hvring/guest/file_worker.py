@@ -2,8 +2,9 @@
 """The process that looks at the file systems into which a host copies files, because it may hang there.
 
 It serves one file at a time over a SOCK_SEQPACKET socket, descriptor :data:`CONTROL`: a :data:`REQUEST` with what
-belongs to it, then a :data:`REPLY` with a text.  When the other end is closed, or the agent is gone, it takes back
-what has no name yet and ends; nothing gets a name after that.  Beside its work it removes what others left.
+belongs to it, then a :data:`REPLY` with a text; :data:`KEEP` may have none.  When the other end is closed, or the
+agent is gone, it takes back what it was not told to keep and ends; nothing gets a name after that.  Beside its work it
+removes what others left.
 """
 
 from __future__ import annotations
@@ -19,23 +20,38 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-from hvring.guest.leftovers import sweep
+from hvring.guest import folders
+from hvring.guest.leftovers import sweep, sweep_below
 from hvring.guest.part import Part, Wish
+from hvring.guest.room import Usage
 
 CONTROL: Final = 3
 REQUEST: Final = struct.Struct("=cQ")  #: what to do; for WRITE the offset, for PREPARE the file's size
-REPLY: Final = struct.Struct("=i")  #: errno, or 0; behind it a path or an explanation
+REPLY: Final = struct.Struct(
+    "=i"
+)  #: errno, or 0, or one of :mod:`hvring.guest.room`; behind it a path or words
 LARGEST_WRITE: Final = 64 * 1024
 
 BEGIN: Final = b"b"  #: :data:`WISH` and the names behind it; the answer is the path
 WRITE: Final = b"w"  #: the bytes
-PREPARE: Final = b"p"  #: all but the name; the answer is the SHA-256, or empty
-PUBLISH: Final = b"n"  #: the name; the answer is what is wrong nevertheless, or empty
+PREPARE: Final = b"p"  #: all but the name; the answer is :data:`PREPARED`
+PUBLISH: Final = b"n"  #: the name; the answer is :data:`PUBLISHED`
+KEEP: Final = b"k"  #: who asked has read the answer to PUBLISH: only now it is for good; 0: without an answer
 ABORT: Final = b"a"
+FIND: Final = (
+    b"f"  #: whether the prepared file of a worker that is lost has its name: :data:`FILE` and the names
+)
+SWEEP: Final = (
+    b"s"  #: a directory: remove what others left below it, in so many milliseconds; the answer is how many
+)
 
-#: Flags, announced size, mode, uid, gid; -1: not configured.
-WISH: Final = struct.Struct("=BQqqq")
-_FLAGS: Final = ("overwrite", "create_path", "may_be_file", "sync", "sha256")
+PREPARED: Final = "{0:x} {1:x} {2}"  #: device and number of the file, and the SHA-256 or nothing
+PUBLISHED: Final = "{0:d} {1}"  #: whether what was replaced goes with KEEP, and what is wrong nevertheless
+FILE: Final = struct.Struct("=?QQ")  #: whether the name is to be on the disk, device, number
+
+#: Flags, announced size, reserve, its percentage; mode, uid, gid, umask, quota, depth; -1: not configured.
+WISH: Final = struct.Struct("=BQQd6q")
+_FLAGS: Final = ("overwrite", "create_path", "may_be_file", "sync", "sha256", "allocate")
 
 _GRACE: Final = 10.0  # seconds to take back what was begun; whoever hangs longer is ended
 _SWEPT: Final = 256  # directories that are remembered
@@ -45,15 +61,26 @@ _STACK: Final = 256 * 1024
 def pack(wish: Wish) -> bytes:
     """What goes with BEGIN."""
     flags = sum(getattr(wish, flag) << bit for bit, flag in enumerate(_FLAGS))
-    mode = -1 if wish.mode is None else wish.mode
-    head = WISH.pack(flags, wish.size, mode, *(wish.owner or (-1, -1)))
-    return head + b"\0".join(os.fsencode(name) for name in (wish.root, wish.name, *wish.below))
+    mode, umask, quota = (-1 if number is None else number for number in (wish.mode, wish.umask, wish.quota))
+    depth, counted = (-1, wish.counted) if isinstance(wish.counted, str) else (wish.counted, "")
+    numbers = (mode, *(wish.owner or (-1, -1)), umask, quota, depth)
+    head = WISH.pack(flags, wish.size, wish.reserve, wish.reserve_percent, *numbers)
+    return head + pack_names(wish.root, counted, wish.name, *wish.below)
+
+
+def pack_names(*names: str) -> bytes:
+    """Names in a request, as the file system has them."""
+    return b"\0".join(map(os.fsencode, names))
+
+
+def _names(raw: bytes) -> list[str]:
+    return [os.fsdecode(name) for name in raw.split(b"\0")]
 
 
 def unpack(raw: bytes) -> Wish:
     """The wish in a BEGIN."""
-    flags, size, mode, uid, gid = WISH.unpack_from(raw)
-    root, name, *below = (os.fsdecode(part) for part in raw[WISH.size :].split(b"\0"))
+    flags, size, reserve, percent, mode, uid, gid, umask, quota, depth = WISH.unpack_from(raw)
+    root, counted, name, *below = _names(raw[WISH.size :])
     return Wish(
         root,
         below,
@@ -62,6 +89,11 @@ def unpack(raw: bytes) -> Wish:
         size=size,
         mode=None if mode < 0 else mode,
         owner=None if uid < 0 else (uid, gid),
+        umask=None if umask < 0 else umask,
+        quota=None if quota < 0 else quota,
+        counted=counted if depth < 0 else depth,
+        reserve=reserve,
+        reserve_percent=percent,
     )
 
 
@@ -72,14 +104,18 @@ class FileWorker:
         self._control = control
         self._buffer = bytearray(REQUEST.size + LARGEST_WRITE)
         self._part: Part | None = None
-        self._sweeping: Iterator[None] | None = None
+        self._sweeping: Iterator[int] | None = None
         self._swept: set[tuple[int, int]] = set()
+        self._usage = Usage()
 
     def run(self) -> None:
         """Until the other end is closed."""
         request = memoryview(self._buffer)
         while size := self._receive():
             what, number = REQUEST.unpack_from(request)
+            if what == KEEP and not number:
+                self._keep()
+                continue
             try:
                 error, text = 0, self._do(what, number, request[REQUEST.size : size])
             except OSError as problem:
@@ -99,7 +135,7 @@ class FileWorker:
         poll = select.poll()
         poll.register(self._control, select.POLLIN)
         while self._sweeping is not None and not poll.poll(0):
-            if next(self._sweeping, self) is self:
+            if next(self._sweeping, None) is None:
                 self._sweeping = None
         try:
             return self._control.recv_into(self._buffer)
@@ -111,19 +147,30 @@ class FileWorker:
             self._control.send(REPLY.pack(error) + os.fsencode(text))
         except OSError:
             return False
-        if self._part is not None and self._part.is_named:  # and they know it
-            self._end()
         return True
+
+    def _keep(self) -> None:
+        if self._part is not None:
+            self._part.keep()
+        self._end()
 
     def _do(self, what: bytes, number: int, rest: memoryview) -> str:
         if what == BEGIN:
             self._end()
-            self._part = Part.begin(unpack(bytes(rest)))
+            self._part = Part.begin(unpack(bytes(rest)), self._usage)
             self._sweep_later(self._part.folder)
             return self._part.path
         if what == ABORT:
             self._end()
             return ""
+        if what == KEEP:
+            self._keep()
+            return ""
+        if what == FIND:
+            return "found" if self._find(bytes(rest)) else ""
+        if what == SWEEP:
+            os.nice(19)  # a process of its own, which nobody waits for
+            return str(sweep_below(os.fsdecode(bytes(rest)), number / 1000))
         part = self._part
         if part is None:
             raise OSError(errno.EBADF, "there is no file")
@@ -132,12 +179,39 @@ class FileWorker:
             return ""
         try:
             if what == PREPARE:
-                return part.prepare(number)
+                digest = part.prepare(number)
+                status = os.fstat(part.fd)
+                return PREPARED.format(status.st_dev, status.st_ino, digest)
             part.publish()
-            return part.settle()
+            trouble = part.settle()
+            return PUBLISHED.format(part.is_exchanged, trouble)
         except OSError:
             self._end()
             raise
+
+    def _find(self, raw: bytes) -> bool:
+        """Whether a file has its name; if so, that is on the disk, too, as far as it is to be.  Raises OSError."""
+        sync, device, number = FILE.unpack_from(raw)
+        root, name, *below = _names(raw[FILE.size :])
+        top = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            for depth in range(len(below), -1, -1):
+                folder = folders.open_below(top, below[:depth])
+                try:
+                    if depth == len(below):
+                        self._sweep_later(folder)
+                        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                        if (found.st_dev, found.st_ino) != (device, number):
+                            return False
+                    if sync:
+                        os.fsync(folder)
+                finally:
+                    os.close(folder)
+        except FileNotFoundError:
+            return False
+        finally:
+            os.close(top)
+        return True
 
     def _end(self) -> None:
         part, self._part = self._part, None

@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from typing import Final, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from hvring.errors import EffectError
 from hvring.guest import file_worker
 from hvring.guest.copy_under_way import Copy, explained
+from hvring.guest.dress import FILE_MODE
 from hvring.guest.extents import Extents
 from hvring.guest.leftovers import is_temporary
-from hvring.guest.part import FILE_MODE, Wish
+from hvring.guest.part import Wish
+from hvring.guest.terms import Terms
 from hvring.guest.workers import Workers
-from hvring.pending import Pending, then
+from hvring.pending import Pending, steps, then
 from hvring.reasons import Reason
+from hvring.status import Status
 
-__all__ = ["FILE_MODE", "DirectoryReceiver", "FileReceiver", "Incoming"]
-
-#: The number that is no user and no group: to the kernel it says "leave it".
-NOBODY: Final = 2**32 - 1
+__all__ = ["FILE_MODE", "DirectoryReceiver", "FileReceiver", "Incoming", "Terms"]
 
 
 class Incoming(Protocol):
@@ -61,6 +61,15 @@ class FileReceiver(Protocol):
         ...
 
 
+@runtime_checkable
+class Sweeper(Protocol):
+    """A receiver whose copies can leave something behind when this machine or its processes are ended."""
+
+    def sweep(self) -> int | Pending[int]:
+        """Remove what earlier copies left, but nothing that anybody is at work on; how much that was."""
+        ...
+
+
 class DirectoryReceiver:
     """Takes files into the allowed directories and those below them; with none allowed, it refuses all."""
 
@@ -70,35 +79,39 @@ class DirectoryReceiver:
         *,
         mode: int | None = None,
         owner: tuple[int, int] | None = None,
+        umask: int | None = None,
+        overwrite: bool = True,
+        create_path: bool = True,
         sync: bool = True,
         sha256: bool = True,
+        allocate: bool = True,
         max_size: int | None = None,
+        quota: int | None = None,
+        reserve: int = 0,
+        reserve_percent: float = 0.0,
+        rules: Iterable[tuple[str | os.PathLike[str], Terms]] = (),
         timeout: float = 10.0,
         sync_timeout: float = 25.0,
     ) -> None:
         """An allowed directory must exist; links in its own path are followed.
 
-        ``mode`` and ``owner`` (uid and gid) of the files; None: those of the file that is replaced, or else 0640,
-        whatever the umask, and this process's own.  ``sync``: on the disk before the host is told; ``sha256``: whether
-        each file's is made while it comes; ``max_size`` in bytes of one file.  Seconds: ``timeout`` for each look at a
-        file system and each write, ``sync_timeout`` to have the file on the disk.  ValueError for what can be none of
-        these.
+        What files must keep to is said by :class:`~hvring.guest.terms.Terms`, whose fields these are, for all allowed
+        directories; ``rules`` have other terms for some, at or below them: the nearest one counts, and no other.
+        Seconds: ``timeout`` for each look at a file system and each write, ``sync_timeout`` to have the file on the
+        disk.  ValueError for what can be none of these.
         """
         allowed = [os.fspath(path) for path in allowed]
         if not all(allowed):
             raise ValueError("an empty text names no directory")
-        if mode is not None and not 0 <= mode <= 0o7777:
-            raise ValueError(f"{mode:o} is no mode from 0 to 7777")
-        if owner is not None and not all(0 <= number < NOBODY for number in owner):
-            raise ValueError(f"{owner} are no numbers of a user and a group")
-        if max_size is not None and max_size < 0:
-            raise ValueError(f"no file has {max_size} bytes")
         self._roots = [_components(os.path.abspath(path)) for path in allowed]
-        self._mode = mode
-        self._owner = owner
-        self._sync = sync
-        self._sha256 = sha256
-        self._max_size = max_size
+        self._terms = Terms(
+            mode, owner, umask, overwrite, create_path, sync, sha256, allocate, max_size, quota, reserve,
+            reserve_percent,
+        )  # fmt: skip
+        self._rules = [(_components(os.path.abspath(os.fspath(path))), terms) for path, terms in rules]
+        for parts, _ in self._rules:
+            if not any(parts[: len(root)] == root for root in self._roots):
+                raise ValueError(f"/{'/'.join(parts)} is at or below no allowed directory")
         self._timeout = timeout
         self._sync_timeout = sync_timeout
         self._workers = Workers()
@@ -111,27 +124,40 @@ class DirectoryReceiver:
         It is the full path if it is no directory now, does not end in a slash, and its last part is ``name`` or ends
         in the same suffix.  A file that exists is refused unless ``overwrite``; missing directories unless
         ``create_path``.  ``size`` is checked against the free space, and at the end against what came, unless 0.
-        EffectError with status ALREADY_EXISTS, DISK_FULL or FAIL.
+        EffectError with status ALREADY_EXISTS, DISK_FULL, ACCESS_DENIED or FAIL.
         """
         _check_name(name)
         root, below = self._place(directory)
-        if self._max_size is not None and size > self._max_size:
+        rule, terms = self._terms_of(root, root + below)
+        if terms.max_size is not None and size > terms.max_size:
             raise EffectError(
-                f"{name}: {size} bytes, only {self._max_size} are allowed", reason=Reason.TOO_LARGE
+                f"{name}: {size} bytes, only {terms.max_size} are allowed", reason=Reason.TOO_LARGE
             )
+        top = "/" + "/".join(root)
+        is_rule = rule == root + below  # and so a directory
         wish = Wish(
-            "/" + "/".join(root),
+            top,
             below,
             name,
-            overwrite=overwrite,
-            create_path=create_path,
-            may_be_file=bool(below) and not directory.endswith("/") and _is_like(below[-1], name),
+            overwrite=overwrite and terms.overwrite,
+            create_path=create_path and terms.create_path,
+            may_be_file=bool(below)
+            and not is_rule
+            and not directory.endswith("/")
+            and _is_like(below[-1], name),
             size=size,
-            mode=self._mode,
-            owner=self._owner,
-            sync=self._sync,
-            sha256=self._sha256,
+            mode=terms.mode,
+            owner=terms.owner,
+            umask=terms.umask,
+            sync=terms.sync,
+            sha256=terms.sha256,
+            allocate=terms.allocate,
+            quota=terms.quota,
+            counted=_counted(rule, root),
+            reserve=terms.reserve,
+            reserve_percent=terms.reserve_percent,
         )
+        extents = Extents(size, terms.max_size)
         worker = self._workers.take()
         return then(
             explained(
@@ -140,9 +166,17 @@ class DirectoryReceiver:
                 lambda: self._workers.give_back(worker),
             ),
             lambda path: Copy(
-                path, self._workers, worker, Extents(size, self._max_size), self._timeout, self._sync_timeout
+                path, self._workers, worker, extents, self._timeout, self._sync_timeout, top, terms.sync
             ),
         )
+
+    def sweep(self) -> int | Pending[int]:
+        """Remove what is left of files in the allowed directories, and below them on the same file systems.
+
+        Only what nobody is at work on, as many directories as a process of its own can look at in 5 s each.
+        EffectError if that process cannot be started, or hangs.
+        """
+        return steps(self._workers.sweep(["/" + "/".join(root) for root in self._roots]))
 
     def inherit(self, before: DirectoryReceiver) -> None:
         """Its processes, those that hang included: there is one bound for all."""
@@ -151,6 +185,11 @@ class DirectoryReceiver:
     def close(self) -> None:
         """Let go of the process that waits for the next file; the end of the receiver does the same."""
         self._workers.close()
+
+    def _terms_of(self, root: list[str], parts: list[str]) -> tuple[list[str], Terms]:
+        """The terms for what is in a directory, and the directory that they are for: a rule's, or an allowed one."""
+        fitting = [(rule, terms) for rule, terms in self._rules if parts[: len(rule)] == rule]
+        return max(fitting, key=lambda one: len(one[0]), default=(root, self._terms))
 
     def _place(self, directory: str) -> tuple[list[str], list[str]]:
         """The allowed directory and the components below it."""
@@ -161,9 +200,16 @@ class DirectoryReceiver:
             _check_name(part)
         fitting = [root for root in self._roots if parts[: len(root)] == root]
         if not fitting:
-            raise EffectError(f"not an allowed directory: {directory!r}", reason=Reason.NOT_ALLOWED)
+            # With none allowed, this is as if nobody served it.
+            status = Status.ACCESS_DENIED if self._roots else Status.FAIL
+            raise EffectError(f"not an allowed directory: {directory!r}", status, Reason.NOT_ALLOWED)
         root = max(fitting, key=len)
         return root, parts[len(root) :]
+
+
+def _counted(rule: list[str], root: list[str]) -> int | str:
+    """The directory that a quota of the rule is for, as a wish says it."""
+    return "/" + "/".join(rule) if len(rule) < len(root) else len(rule) - len(root)
 
 
 def _components(path: str) -> list[str]:

@@ -17,13 +17,14 @@ from typing import Final
 _SYS_OPENAT2: Final = 437  # the same on every architecture
 _RESOLVE_BENEATH_NO_LINKS: Final = 0x08 | 0x04 | 0x02  # BENEATH, NO_SYMLINKS, NO_MAGICLINKS
 _RENAME_NOREPLACE: Final = 1
+_RENAME_EXCHANGE: Final = 2
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _GETFLAGS: Final = 0x80000000 | struct.calcsize("l") << 16 | 0x6601  # FS_IOC_GETFLAGS
 _IMMUTABLE: Final = 0x10
 _APPEND_ONLY: Final = 0x20
 
 #: The system call, or the flag, is not there: do it step by step.
-_NOT_HERE: Final = (errno.ENOSYS, errno.EINVAL, errno.E2BIG)
+NOT_HERE: Final = (errno.ENOSYS, errno.EINVAL, errno.E2BIG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,11 @@ class Made:
 
     parent: int
     name: str
+
+    def give_to(self, owner: tuple[int, int] | None) -> None:
+        """It belongs to who will have the file in it; None: to this process.  Raises OSError."""
+        if owner is not None:
+            os.chown(self.name, *owner, dir_fd=self.parent, follow_symlinks=False)
 
     def keep(self) -> None:
         """Somebody uses it: leave it."""
@@ -46,10 +52,10 @@ class Made:
         os.close(self.parent)
 
 
-def open_below(root: int, parts: Sequence[str], made: list[Made] | None = None) -> int:
+def open_below(root: int, parts: Sequence[str], made: list[Made] | None = None, mode: int = 0o755) -> int:
     """A descriptor of the directory ``root``/``parts``…; links on the way are refused with an OSError.
 
-    With ``made``, missing directories are made, mode 0755, and added to it, also when an error comes after that.
+    With ``made``, missing directories are made with ``mode``, and added to it, also when an error comes after that.
     """
     try:
         return _open_at_once(root, parts)
@@ -57,24 +63,24 @@ def open_below(root: int, parts: Sequence[str], made: list[Made] | None = None) 
         if made is None:
             raise
     except OSError as problem:
-        if problem.errno not in _NOT_HERE and not (problem.errno == errno.EPERM and not _has_openat2(root)):
+        if problem.errno not in NOT_HERE and not (problem.errno == errno.EPERM and not _has_openat2(root)):
             raise
-    return walk_below(root, parts, made)
+    return walk_below(root, parts, made, mode)
 
 
-def walk_below(root: int, parts: Sequence[str], made: list[Made] | None = None) -> int:
+def walk_below(root: int, parts: Sequence[str], made: list[Made] | None = None, mode: int = 0o755) -> int:
     """The same, one component after the other."""
     here = os.dup(root)
     for part in parts:
         try:
-            below = _step(here, part, made)
+            below = _step(here, part, made, mode)
         finally:
             os.close(here)
         here = below
     return here
 
 
-def _step(here: int, part: str, made: list[Made] | None) -> int:
+def _step(here: int, part: str, made: list[Made] | None, mode: int) -> int:
     if part in ("", ".", "..") or "/" in part:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), part)
     try:
@@ -84,7 +90,7 @@ def _step(here: int, part: str, made: list[Made] | None) -> int:
             raise
     parent = os.dup(here)
     try:
-        os.mkdir(part, 0o755, dir_fd=here)
+        os.mkdir(part, mode, dir_fd=here)
     except OSError as problem:
         os.close(parent)
         if problem.errno != errno.EEXIST:  # somebody else was faster
@@ -103,13 +109,18 @@ def rename_noreplace(folder: int, old: str, new: str) -> None:
         _rename_noreplace(folder, old, new)
         return
     except OSError as problem:
-        if problem.errno not in _NOT_HERE:
+        if problem.errno not in NOT_HERE:
             raise
     os.link(old, new, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     try:
         os.unlink(old, dir_fd=folder)
     except OSError:
         pass  # the file has its name, and that is what was asked for
+
+
+def exchange(folder: int, one: str, other: str) -> None:
+    """Let two files of a directory change their names, at once.  OSError, of :data:`NOT_HERE` where that cannot be."""
+    _rename(folder, one, other, _RENAME_EXCHANGE)
 
 
 def check_flags(folder: int, *, to_remove: bool) -> None:
@@ -150,6 +161,10 @@ def _open_at_once(root: int, parts: Sequence[str]) -> int:
 
 
 def _rename_noreplace(folder: int, old: str, new: str) -> None:
+    _rename(folder, old, new, _RENAME_NOREPLACE)
+
+
+def _rename(folder: int, old: str, new: str, flag: int) -> None:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -157,6 +172,6 @@ def _rename_noreplace(folder: int, old: str, new: str) -> None:
         renameat2 = libc.renameat2
     except AttributeError:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS)) from None
-    if renameat2(folder, os.fsencode(old), folder, os.fsencode(new), _RENAME_NOREPLACE):
+    if renameat2(folder, os.fsencode(old), folder, os.fsencode(new), flag):
         error = ctypes.get_errno()
         raise OSError(error, os.strerror(error), new)

@@ -12,25 +12,28 @@ import fcntl
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 from hvring.guest import folders, leftovers
 from hvring.guest.digest import Digest
+from hvring.guest.dress import dress
+from hvring.guest.room import Quota, Usage, allocate, check_space
 
-FILE_MODE: Final = 0o640
-
-#: Bytes after which the disk is told to begin with them: the fsync at the end is then a matter of the last few.
+#: Bytes after which it is looked what is still free, and the disk is told to begin with them: the fsync at the end is
+#: then a matter of the last few.
 WRITE_OUT: Final = 4 << 20
 
 _READ_BACK: Final = (
     5.0  # seconds for what has to be read again for the SHA-256: it is no reason for a copy to fail
 )
 
+#: Of directories that are made, less the umask of this process.
+DIRECTORY_MODE: Final = 0o755
+
 _NO_NAMELESS_FILES: Final = (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT, errno.ENOSYS)
 _NO_LOCKS: Final = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
 _NO_FSYNC_OF_FOLDERS: Final = (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EBADF)
-_ACL: Final = "system.posix_acl_access"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Wish:
     """Where a file shall go, and how: ``below`` are the components below the allowed directory ``root``.
 
     ``may_be_file``: the last of them is the file itself, unless there is a directory of that name.
-    ``mode``, ``owner`` (uid and gid): None is that of the file that is replaced, or else :data:`FILE_MODE` and ours.
+    ``counted``: the directory whose ``quota`` counts, which is the one so many components below ``root``, or a path.
+    The rest as in :class:`~hvring.guest.terms.Terms`.
     """
 
     root: str
@@ -50,8 +54,14 @@ class Wish:
     size: int = 0
     mode: int | None = None
     owner: tuple[int, int] | None = None
+    umask: int | None = None
     sync: bool = True
     sha256: bool = False
+    allocate: bool = False
+    quota: int | None = None
+    counted: int | str = 0
+    reserve: int = 0
+    reserve_percent: float = 0.0
 
 
 @dataclass(slots=True)
@@ -67,30 +77,45 @@ class Part:
     part: str | None = None  # its temporary name, where it has one
     is_named: bool = False
     is_replacement: bool = False
+    is_exchanged: bool = False  # what has the temporary name is the file that was replaced,
+    old: int = -1  # and this a descriptor of it, whose lock keeps others from taking it for a leftover
+    old_size: int = 0
     digest: Digest | None = None
+    quota: Quota | None = None
+    _size: int = 0
     _waiting: int = 0  # bytes that the disk was not told about,
     _lowest: int = 1 << 63  # and between which offsets they lie
     _highest: int = 0
-    _folders: list[int] = field(default_factory=list)
 
     @classmethod
-    def begin(cls, wish: Wish) -> Part:
-        """Reach the directory, check what can be checked now, and make the file.
+    def begin(cls, wish: Wish, usage: Usage | None = None) -> Part:
+        """Reach the directory, check what can be checked now, make the file, and take room for it.
 
-        FileExistsError, or ENOSPC for a ``size`` that does not fit, are among what it raises.
+        FileExistsError, ENOSPC for a ``size`` that does not fit, and NoRoomError are among what it raises.
         """
         made: list[folders.Made] = []
+        before = None if wish.umask is None else os.umask(wish.umask)
         try:
             folder, below, name = _reach(wish, made)
         except BaseException:
             _unmake(made)
             raise
+        finally:
+            if before is not None:
+                os.umask(before)
         self = cls(wish, "/".join((wish.root.rstrip("/"), *below, name)), folder, name, made)
         try:
             exists = self._check_target()
             folders.check_flags(folder, to_remove=exists)
-            _check_space(folder, wish.size)
+            self._check_room(wish.size)
+            if wish.quota is not None:
+                self.quota = _quota(wish, usage or Usage(), self.old_size)
+                self.quota.check(wish.size)
+            for directory in made:
+                directory.give_to(wish.owner)
             self._create()
+            if wish.allocate and wish.size:
+                allocate(self.fd, wish.size)
             self.digest = Digest() if wish.sha256 else None
         except BaseException:
             self.abort()
@@ -99,13 +124,19 @@ class Part:
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         """Write all of ``data``; what was written before an error stays."""
+        if self.quota is not None:
+            self.quota.check(offset + len(data))
         done = os.pwrite(self.fd, data, offset)
         while done < len(data):
             done += os.pwrite(self.fd, memoryview(data)[done:], offset + done)
         if self.digest is not None:
             self.digest.add(offset, data)
-        if self.wish.sync:
-            self._begin_write_out(offset, len(data))
+        self._waiting += len(data)
+        self._lowest = min(self._lowest, offset)
+        self._highest = max(self._highest, offset + len(data))
+        if self._waiting >= WRITE_OUT:
+            self._check_room(0)
+            self._begin_write_out()
 
     def prepare(self, size: int) -> str:
         """All but the name: owner, mode, and every byte on the disk.  EIO if there are not ``size`` of them.
@@ -115,6 +146,7 @@ class Part:
         found = os.fstat(self.fd).st_size
         if found != size:
             raise OSError(errno.EIO, f"{found} bytes are in the file, {size} were written")
+        self._size = size
         self._dress()
         if self.wish.sync:
             os.fsync(self.fd)
@@ -129,28 +161,53 @@ class Part:
             if not self._has_name():
                 raise
         self.is_named = True
-        self.part = None if self.part is None or not self._is_at(self.part) else self.part
+        if self.part is not None and not self.is_exchanged and not self._is_at(self.part):
+            self.part = None
 
     def settle(self) -> str:
-        """The name on the disk, too; what is wrong with that, in words, or nothing."""
-        trouble = ""
-        if self.wish.sync:
-            for folder in (self.folder, *(made.parent for made in self.made)):
-                try:
-                    os.fsync(folder)
-                except OSError as problem:
-                    if problem.errno not in _NO_FSYNC_OF_FOLDERS:
-                        trouble = f"its name may not outlive a power failure: {problem.strerror}"
-        return trouble
+        """The name on the disk, too, or it is taken back and OSError raised.
+
+        What is wrong with that nevertheless, in words, where it cannot be taken back; or nothing.
+        """
+        if not self.wish.sync:
+            return ""
+        for folder in (self.folder, *(made.parent for made in self.made)):
+            try:
+                os.fsync(folder)
+            except OSError as problem:
+                if problem.errno in _NO_FSYNC_OF_FOLDERS:
+                    continue
+                self.withdraw()
+                if not self.is_named:
+                    raise
+                return f"its name may not outlive a power failure: {problem.strerror}"
+        return ""
 
     def withdraw(self) -> None:
-        """Nobody heard that it is there: take the name back, unless another file has lost it."""
-        if self.is_named and not self.is_replacement and self._has_name():
-            self.is_named = False
-            try:
+        """Nobody heard that it is there: as it was before, unless somebody else has changed that."""
+        if not self.is_named or not self._has_name():
+            return
+        try:
+            if self.is_exchanged and self.part is not None:
+                folders.exchange(self.folder, self.part, self.name)
+            elif self.is_replacement:
+                return
+            else:
                 os.unlink(self.name, dir_fd=self.folder)
+        except OSError:
+            return
+        self.is_named = self.is_exchanged = False
+
+    def keep(self) -> None:
+        """Who wanted it has heard that it is there: what it replaced goes."""
+        if self.is_named and self.part is not None:
+            try:
+                os.unlink(self.part, dir_fd=self.folder)
+                self.part = None
             except OSError:
-                self.is_named = True
+                pass  # abort tries it again
+        if self.is_named and self.quota is not None:
+            self.quota.take(self._size - self.old_size)
 
     def abort(self) -> None:
         """The end.  Before :meth:`publish`, all that was made is removed; raises nothing; harmless later."""
@@ -160,10 +217,10 @@ class Part:
         except OSError:
             pass  # the next one who copies into this directory removes it
         self.part = None
-        for fd in (self.fd, self.folder):
+        for fd in (self.fd, self.old, self.folder):
             if fd >= 0:
                 _close(fd)
-        self.fd = self.folder = -1
+        self.fd = self.old = self.folder = -1
         if self.is_named:
             for made in self.made:
                 made.keep()
@@ -183,6 +240,7 @@ class Part:
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        self.old_size = status.st_size if stat.S_ISREG(status.st_mode) else 0
         return True
 
     def _create(self) -> None:
@@ -215,46 +273,29 @@ class Part:
             if problem.errno not in _NO_LOCKS:  # where nobody can lock, nobody takes a file for a leftover
                 raise
 
-    def _begin_write_out(self, offset: int, size: int) -> None:
-        """Now and then, have the kernel begin to write out what came; nothing waits for it."""
-        self._waiting += size
-        self._lowest = min(self._lowest, offset)
-        self._highest = max(self._highest, offset + size)
-        if self._waiting < WRITE_OUT:
-            return
+    def _begin_write_out(self) -> None:
+        """Have the kernel begin to write out what came; nothing waits for it."""
         try:
-            os.posix_fadvise(self.fd, self._lowest, self._highest - self._lowest, os.POSIX_FADV_DONTNEED)
+            if self.wish.sync:
+                os.posix_fadvise(self.fd, self._lowest, self._highest - self._lowest, os.POSIX_FADV_DONTNEED)
         except OSError:
             pass  # a file system that takes no advice: fsync will do it all
         self._waiting, self._lowest, self._highest = 0, 1 << 63, 0
 
-    def _dress(self) -> None:
-        """Owner and mode: as configured, or as the file has them that is replaced.
+    def _check_room(self, coming: int) -> None:
+        check_space(self.folder, coming, self.wish.reserve, self.wish.reserve_percent)
 
-        Nobody may get to read the new contents who could not read the old ones: what cannot be kept is taken away.
-        """
-        old = self._replaced()
-        mode = self.wish.mode
-        if mode is None:
-            # A host's bytes do not inherit the right to run as somebody else.
-            mode = FILE_MODE if old is None else stat.S_IMODE(old.st_mode) & 0o777
-        owner = self.wish.owner or (None if old is None else (old.st_uid, old.st_gid))
-        attributes = _Attributes() if old is None or self.wish.mode is not None else _Attributes.of(self, old)
-        if owner is not None:
-            status = _give_to(self.fd, owner)
-            if self.wish.owner is not None and (status.st_uid, status.st_gid) != owner:
-                raise PermissionError(errno.EPERM, f"the file cannot be given to {owner[0]}:{owner[1]}")
-            if status.st_gid != owner[1]:
-                mode = _without_group(mode)
-        if not attributes.are_known:
-            mode = _without_group(mode)
-        os.fchmod(self.fd, mode)
-        for name, value in attributes.values.items():
-            try:
-                os.setxattr(self.fd, name, value)
-            except OSError:
-                if name == _ACL:  # the group's bits of the mode were those of the list
-                    os.fchmod(self.fd, _without_group(mode))
+    def _dress(self) -> None:
+        wish = self.wish
+        dress(
+            self.fd,
+            self.folder,
+            self.name,
+            self._replaced(),
+            mode=wish.mode,
+            owner=wish.owner,
+            umask=wish.umask,
+        )
 
     def _replaced(self) -> os.stat_result | None:
         try:
@@ -277,10 +318,38 @@ class Part:
             os.link(_by_descriptor(self.fd), name, dst_dir_fd=self.folder, follow_symlinks=True)
             self.part = name
         if self.wish.overwrite:
-            self.is_replacement = True
-            os.rename(self.part, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+            self._replace(self.part)
         else:
             folders.rename_noreplace(self.folder, self.part, self.name)
+
+    def _replace(self, part: str) -> None:
+        """Change places with the old file, which goes when nobody will want it back; else take its name from it."""
+        self.old = leftovers.hold(self.folder, self.name)
+        if self.old >= 0:
+            self.is_exchanged = True
+            try:
+                folders.exchange(self.folder, part, self.name)
+                self._refuse_directory(part)
+                return
+            except OSError as problem:
+                if self._has_name():
+                    raise
+                self.is_exchanged = False
+                if problem.errno not in (*folders.NOT_HERE, errno.ENOENT):
+                    raise
+        try:
+            folders.rename_noreplace(self.folder, part, self.name)
+            return  # there was nothing to replace, and it can be taken back
+        except OSError:
+            pass
+        self.is_replacement = True
+        os.rename(part, self.name, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+
+    def _refuse_directory(self, part: str) -> None:
+        """Somebody was fast, and what changed places is no file: put it back."""
+        if stat.S_ISDIR(os.stat(part, dir_fd=self.folder, follow_symlinks=False).st_mode):
+            folders.exchange(self.folder, part, self.name)
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
     def _has_name(self) -> bool:
         return self._is_at(self.name)
@@ -291,34 +360,6 @@ class Part:
         except OSError:
             return False
         return (found.st_dev, found.st_ino) == (own.st_dev, own.st_ino)
-
-
-@dataclass(slots=True)
-class _Attributes:
-    """What a file has beside owner and mode, as far as a copy may have it."""
-
-    values: dict[str, bytes] = field(default_factory=dict)
-    are_known: bool = True
-
-    @classmethod
-    def of(cls, part: Part, old: os.stat_result) -> _Attributes:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-        try:
-            fd = os.open(part.name, flags, dir_fd=part.folder)
-        except OSError:
-            return cls(are_known=False)
-        self = cls()
-        try:
-            if os.fstat(fd).st_ino != old.st_ino:
-                return cls(are_known=False)
-            for name in os.listxattr(fd):
-                if name in (_ACL, "security.selinux") or name.startswith("user."):
-                    self.values[name] = os.getxattr(fd, name)
-        except OSError as problem:
-            self.are_known = problem.errno in (errno.EOPNOTSUPP, errno.ENOSYS)
-        finally:
-            _close(fd)
-        return self
 
 
 def _reach(wish: Wish, made: list[folders.Made]) -> tuple[int, Sequence[str], str]:
@@ -334,43 +375,32 @@ def _reach(wish: Wish, made: list[folders.Made]) -> tuple[int, Sequence[str], st
             below, name = wish.below[:-1], wish.below[-1]
         else:
             below, name = wish.below, wish.name
-        return folders.open_below(top, below, made if wish.create_path else None), below, name
+        mode = DIRECTORY_MODE if wish.umask is None else 0o777
+        return folders.open_below(top, below, made if wish.create_path else None, mode), below, name
     finally:
         os.close(top)
 
 
-def _check_space(folder: int, size: int) -> None:
+def _quota(wish: Wish, usage: Usage, replaced: int) -> Quota:
+    """What the file may take; there is nothing yet in a directory that is not there yet."""
+    assert wish.quota is not None
+    if isinstance(wish.counted, str):
+        folder = os.open(wish.counted, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    else:
+        top = os.open(wish.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            folder = folders.open_below(top, wish.below[: wish.counted])
+        finally:
+            os.close(top)
     try:
-        space = os.fstatvfs(folder)
-    except OSError:
-        return
-    # No blocks at all: a file system without a figure (ramfs, some in user space), not a full one.
-    if space.f_blocks and size > space.f_bfree * (space.f_frsize or space.f_bsize):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return usage.quota(folder, wish.quota, replaced)
+    finally:
+        os.close(folder)
 
 
 def _unmake(made: list[folders.Made]) -> None:
     for directory in reversed(made):
         directory.remove()
-
-
-def _give_to(fd: int, owner: tuple[int, int]) -> os.stat_result:
-    """As far as that is allowed: the group even where the user cannot be given.  What came of it."""
-    uid, gid = owner
-    for attempt in ((uid, gid), (-1, gid)):
-        status = os.fstat(fd)
-        if (status.st_uid, status.st_gid) == owner:
-            return status
-        try:
-            os.fchown(fd, *attempt)
-        except OSError:
-            pass
-    return os.fstat(fd)
-
-
-def _without_group(mode: int) -> int:
-    """The group may do what everybody may, and no more."""
-    return mode & ~0o070 | (mode & 0o007) << 3 & mode
 
 
 def _by_descriptor(fd: int) -> str:

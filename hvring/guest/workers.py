@@ -10,16 +10,22 @@ import socket
 import sys
 import time
 import weakref
+from collections.abc import Sequence
 from typing import Final
 
 from hvring.errors import EffectError
-from hvring.guest.file_worker import CONTROL, REPLY, REQUEST
-from hvring.pending import Pending
+from hvring.guest.file_worker import CONTROL, REPLY, REQUEST, SWEEP
+from hvring.guest.room import BELOW_RESERVE, OVER_QUOTA
+from hvring.pending import Pending, Steps, Wait, awaited
 from hvring.reasons import Reason
+from hvring.status import Status
 
 #: Workers that hang in the kernel, beyond which no more are started.
 MOST_STUCK: Final = 4
 
+_SWEEPING: Final = 5.0  # seconds in which leftovers are looked for below a directory,
+_PATIENCE: Final = 60.0  # and after which a process that looks for them hangs
+_REFUSALS: Final = {OVER_QUOTA: Reason.OVER_QUOTA, BELOW_RESERVE: Reason.BELOW_RESERVE}
 _AT_ONCE: Final = 0.001  # seconds in which an answer is waited for before it is "not yet"
 _LARGEST_REPLY: Final = 8192
 _END: Final = 0.2
@@ -77,8 +83,8 @@ class Worker:
     ) -> str | Pending[str]:
         """What it answers, as text.  OSError is its own; EffectError: it is gone, or did not answer in time.
 
-        After an EffectError, and once the Pending was cancelled, it is given up.  ``is_urgent``: an answer that comes
-        in a moment is waited for.
+        After an EffectError, and once the Pending was cancelled, it is given up, but not after one that says that
+        there is no room for this host.  ``is_urgent``: an answer that comes in a moment is waited for.
         """
         until = time.monotonic() + timeout
         if self._is_busy:
@@ -96,6 +102,13 @@ class Worker:
             self.linger()
         self._is_new = False
         return self._answer(until, timeout)
+
+    def tell(self, what: bytes) -> None:
+        """What is answered by nothing."""
+        try:
+            self._control.send(REQUEST.pack(what, 0), socket.MSG_DONTWAIT)
+        except OSError:
+            self.give_up()
 
     def linger(self) -> None:
         """Wait a moment for an answer, so that it need not be waited for elsewhere."""
@@ -134,6 +147,8 @@ class Worker:
             raise EffectError("the process for files has ended", reason=Reason.WORKER_LOST)
         (error,) = REPLY.unpack_from(reply)
         text = os.fsdecode(reply[REPLY.size :])
+        if error in _REFUSALS:
+            raise EffectError(text, Status.DISK_FULL, _REFUSALS[error])
         if error:
             raise OSError(error, text)
         return text
@@ -171,6 +186,30 @@ class Workers:
             worker.give_up()
             self._leave(worker)
 
+    def sweep(self, roots: Sequence[str]) -> Steps[int]:
+        """Remove what is left below these directories of files that nobody is at work on; how many.
+
+        Raises EffectError if that cannot be done at all; a directory that cannot be looked at is left out.
+        """
+        if not roots:
+            return 0
+        worker, removed = Worker(), 0
+        try:
+            for root in roots:
+                asked = worker.ask(
+                    SWEEP, int(_SWEEPING * 1000), os.fsencode(root), _PATIENCE, is_urgent=False
+                )
+                try:
+                    removed += int((yield from awaited(asked)) if isinstance(asked, Pending) else asked)
+                except OSError:
+                    continue
+            worker.give_up()
+            yield from _end_of(worker)
+        finally:
+            worker.give_up()
+            self._leave(worker)
+        return removed
+
     def close(self) -> None:
         """End the one that is idle."""
         worker, self._idle = self._idle, None
@@ -180,6 +219,19 @@ class Workers:
     def _leave(self, worker: Worker) -> None:
         if not worker.has_ended():
             self._ending.append(worker)
+
+
+def _end_of(worker: Worker) -> Steps[None]:
+    """Until the process is gone, within bounds."""
+    process = os.pidfd_open(worker.pid)
+    try:
+        until = time.monotonic() + _PATIENCE
+        poll = select.poll()
+        poll.register(process, select.POLLIN)
+        while not poll.poll(0) and time.monotonic() < until:
+            yield Wait(until, process)
+    finally:
+        os.close(process)
 
 
 def _spawn(control: int) -> int:

@@ -22,21 +22,25 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from hvring.errors import EffectError, MessageError, UnknownOperationError
+from hvring.errors import EffectError, MessageError, UnknownOperationError, reason_of
 from hvring.events import EventKind
 from hvring.guest.extents import Extents
-from hvring.guest.files import KnowsDigest
+from hvring.guest.files import KnowsDigest, Sweeper
 from hvring.ic import fcopy as messages
 from hvring.ic.fcopy import CancelCopy, CompleteCopy, FcopyFlag, FcopyOperation, StartCopy, WriteChunk
 from hvring.ic.frame import MessageType, Request
 from hvring.ic.unreadable import Unreadable
-from hvring.pending import Pending
+from hvring.pending import Pending, is_due, soonest
 from hvring.reasons import Reason
 from hvring.services.base import IntegrationService, Response, Result, inherited
 from hvring.status import Status
 
 if TYPE_CHECKING:
     from hvring.guest.files import FileReceiver, Incoming
+
+#: Seconds after the start in which there is more to do than to look for what earlier copies left.
+SWEEP_AFTER: Final = 2.0
+LOST_SWEEP_AFTER: Final = 30.0  #: the same after a process that could not do it itself
 
 T = TypeVar("T")
 FcopyMessage = StartCopy | WriteChunk | CompleteCopy | CancelCopy
@@ -72,10 +76,35 @@ class Fcopy(IntegrationService[ReadMessage]):
         self._asked: _Asked | None = None  # the copy whose outcome is not on record yet
         self.copies = 0  # files that are whole and in their place,
         self.copied_bytes = 0  # and what they hold
+        self._sweeping: Pending[int] | None = None
+        self._sweep_at: float | None = None  # when it is begun, or gone on with
+        self._is_new = True
 
     def adopt(self, fresh: Fcopy) -> None:
         # A file that is on its way in has its own hold on the old one.
         self._receiver = inherited(fresh._receiver, self._receiver)
+        self._sweep_in(SWEEP_AFTER)
+
+    def deadline(self) -> float | None:
+        due = super().deadline()
+        if self._sweep_at is None:
+            return due
+        return soonest(due, max(0.0, self._sweep_at - time.monotonic()))
+
+    def watch(self) -> int:
+        return -1 if self._sweeping is None else self._sweeping.descriptor
+
+    def tick(self) -> None:
+        super().tick()
+        if self._is_new:
+            self._is_new = False
+            self._sweep_in(SWEEP_AFTER)
+        if self._sweeping is not None:
+            if is_due(self._sweeping):
+                self._sweep(self._sweeping.resume)
+        elif self._sweep_at is not None and time.monotonic() >= self._sweep_at:
+            assert isinstance(self._receiver, Sweeper)
+            self._sweep(self._receiver.sweep)
 
     @property
     def state(self) -> CopyState:
@@ -113,6 +142,26 @@ class Fcopy(IntegrationService[ReadMessage]):
         else:
             self._end_record(error, EventKind.FAILED)
 
+    def _sweep_in(self, seconds: float) -> None:
+        if self._sweeping is None and isinstance(self._receiver, Sweeper):
+            self._sweep_at = time.monotonic() + seconds
+
+    def _sweep(self, step: Callable[[], int | Pending[int]]) -> None:
+        """Beside all else; a copy has no part in it."""
+        self._sweeping = self._sweep_at = None
+        try:
+            outcome = step()
+        except Exception as error:  # the receiver may be an embedder's own
+            super().note("sweep", error)
+            return
+        if isinstance(outcome, Pending):
+            self._sweeping, self._sweep_at = outcome, outcome.at
+            return
+        self.worked("sweep")
+        if outcome:
+            what = f"{outcome} unfinished files of earlier copies were removed"
+            self.tell(EventKind.CHANGED, what, removed=outcome)
+
     def _fail(self, why: str, reason: Reason) -> None:
         """The host's own doing ended the copy that is under way, if there is one."""
         if self._asked is not None:
@@ -121,6 +170,8 @@ class Fcopy(IntegrationService[ReadMessage]):
     def _end_record(self, error: Exception, kind: EventKind) -> None:
         asked, self._asked = self._asked, None
         if asked is not None:
+            if reason_of(error) in (Reason.WORKER_LOST, Reason.FILE_SYSTEM_HANGS):
+                self._sweep_in(LOST_SWEEP_AFTER)  # what nobody took back
             self.record_failure("copy", error, {**asked.facts(), "bytes": self._extents.length}, kind)
 
     def _spoil(self, operation: int) -> None:

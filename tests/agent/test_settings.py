@@ -80,7 +80,7 @@ def test_the_knobs_of_the_services_reach_what_they_are_for() -> None:
     assert (freezer._thaw_timeout, vss._max_frozen) == (4.0, 5.0)
     assert isinstance(fcopy, Fcopy)
     receiver: Any = fcopy._receiver
-    assert (receiver._owner, receiver._timeout, receiver._sync_timeout) == ((1, 2), 3.0, 4.0)
+    assert (receiver._terms.owner, receiver._timeout, receiver._sync_timeout) == ((1, 2), 3.0, 4.0)
 
 
 def parsed(*words: str) -> Settings:

@@ -261,6 +261,72 @@ def test_a_killed_worker_ends_its_copy_and_no_other(drop: Path, is_idle: bool) -
     assert sorted(os.listdir(drop)) == (["f", "g"] if is_idle else ["g"])
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("moment", ["before the name", "after it"])
+def test_who_loses_the_process_while_the_file_gets_its_name_says_what_is_there(
+    drop: Path, monkeypatch: pytest.MonkeyPatch, moment: str, overwrite: bool
+) -> None:
+    """It is killed amid the last step; the next one looks."""
+    before = (
+        "os.kill(os.getpid(), 9)" if moment == "before the name" else "publish(part); os.kill(os.getpid(), 9)"
+    )
+    dying = f"""
+import os
+from hvring.guest.part import Part
+publish = Part.publish
+def dies(part):
+    {before}
+Part.publish = dies
+"""
+    if overwrite:
+        (drop / "f").write_bytes(b"old")
+    receiver = DirectoryReceiver([drop])
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            workers, "_PROGRAM", workers._PROGRAM.replace("import main;", f"import main; exec({dying!r});")
+        )
+        incoming = settle(receiver.start(str(drop), "f", size=3, overwrite=overwrite))
+    settle(incoming.write(0, b"new"))
+    if moment == "before the name":
+        with pytest.raises(EffectError, match="has ended"):
+            settle(incoming.complete())
+        assert (drop / "f").exists() == overwrite
+    else:
+        assert settle(incoming.complete()) == str(drop / "f")
+        assert (drop / "f").read_bytes() == b"new"
+    assert receiver._workers._idle is not None  # the one that looked is lent again
+    settle(settle(receiver.start(str(drop), "g")).complete())
+    receiver.close()
+    assert settle(receiver.sweep()) == 0  # and has swept
+    assert sorted(os.listdir(drop)) == (["f", "g"] if overwrite or moment == "after it" else ["g"])
+
+
+@pytest.mark.usefixtures("named")
+def test_a_sweep_takes_what_is_left_and_nothing_under_way_and_its_process_is_gone(tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in ("one", "two", "three")]
+    for folder in folders:
+        (folder / "deep").mkdir(parents=True)
+        for n in range(3):
+            (folder / "deep" / f".hvring-{n}.part").touch()
+    receiver = DirectoryReceiver([folders[0], tmp_path / "gone", folders[1]])
+    other = DirectoryReceiver([folders[0]])
+    incoming = settle(other.start(f"{folders[0]}/deep", "f", size=3))
+    before = children()
+    assert settle(receiver.sweep()) >= 3  # of six: the other one's process is at it, too
+    assert children() == before
+    settle(other.start(f"{folders[0]}/deep", "g")).abort()
+    assert settle(receiver.sweep()) == 0
+    settle(incoming.write(0, b"new"))
+    settle(incoming.complete())
+    assert [sorted(os.listdir(folder / "deep")) for folder in folders[:2]] == [["f"], []]
+    assert len(os.listdir(folders[2] / "deep")) == 3
+    assert settle(DirectoryReceiver().sweep()) == 0
+
+
+def children() -> list[int]:
+    return [int(pid) for pid in Path("/proc/thread-self/children").read_text().split()]
+
+
 def test_a_worker_has_no_descriptor_but_its_own_and_ignores_what_ends_an_agent(drop: Path) -> None:
     leak = os.open(drop.parent, os.O_RDONLY)
     os.set_inheritable(leak, True)

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 
 import pytest
 
@@ -19,7 +21,8 @@ from hvring.ic import (
 )
 from hvring.news import BURST
 from hvring.pending import Pending, settle
-from hvring.services import Fcopy
+from hvring.reasons import Reason
+from hvring.services import Fcopy, fcopy
 from hvring.services.base import Response
 from hvring.services.fcopy import STEPS, CopyState
 
@@ -360,3 +363,69 @@ def test_a_host_that_copies_many_files_finds_each_on_record(service, ask):
         ask(StartCopy(f"f{n}", "/dir"))
     kinds = [event.kind for event in told]
     assert kinds.count(EventKind.COPIED) == kinds.count(EventKind.FAILED) == 3 * BURST
+
+
+class Sweeping:
+    """A receiver that has something to sweep, which takes its time."""
+
+    def __init__(self, outcome):
+        self.outcome = outcome
+        self.asked = 0
+        self.ready, self.tell = os.pipe()
+
+    def sweep(self):
+        self.asked += 1
+        return Pending(self._resume, time.monotonic() + 60, self.ready)
+
+    def _resume(self):
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+    def close(self):
+        os.close(self.ready)
+        os.close(self.tell)
+
+
+@pytest.mark.parametrize("outcome", [0, 3, EffectError("it hangs", reason=Reason.FILE_SYSTEM_HANGS)])
+def test_what_earlier_copies_left_is_swept_once_after_the_start(outcome, monkeypatch):
+    now = [1000.0]
+    monkeypatch.setattr(fcopy.time, "monotonic", lambda: now[0])
+    receiver = Sweeping(outcome)
+    service, told = Fcopy(receiver), []
+    service.on_event = told.append
+    assert service.deadline() is None
+    service.tick()
+    assert (receiver.asked, service.watch()) == (0, -1)
+    assert service.deadline() == pytest.approx(fcopy.SWEEP_AFTER)
+    now[0] += fcopy.SWEEP_AFTER
+    for _ in range(3):
+        service.tick()
+        assert (receiver.asked, service.watch()) == (1, receiver.ready)
+    assert 0 < service.deadline() <= 60
+    os.write(receiver.tell, b"x")
+    service.tick()
+    assert (receiver.asked, service.watch(), service.deadline()) == (1, -1, None)
+    kinds = [event.kind for event in told]
+    assert kinds == {0: [], 3: [EventKind.CHANGED]}.get(outcome, [EventKind.FAILED])
+    if outcome == 3:
+        assert told[0].facts == {"removed": 3}
+    now[0] += 10**6
+    service.tick()
+    assert receiver.asked == 1
+    service.adopt(Fcopy(Sweeping(0)))  # other directories
+    assert service.deadline() == pytest.approx(fcopy.SWEEP_AFTER)
+    receiver.close()
+
+
+def test_a_copy_whose_process_is_lost_is_swept_after(ask, receiver, service, monkeypatch):
+    """What that could not take back, the next sweep does."""
+    assert service.deadline() is None  # a receiver that leaves nothing has nothing to sweep
+    receiver.sweep = lambda: 0
+    ask(StartCopy("f", "/dir"))
+    service.note("write", EffectError("gone", reason=Reason.WORKER_LOST))
+    assert service.deadline() == pytest.approx(fcopy.LOST_SWEEP_AFTER, abs=1)
+    monkeypatch.setattr(fcopy, "LOST_SWEEP_AFTER", 0.0)
+    ask(StartCopy("f", "/dir"))
+    service.note("write", EffectError("full", Status.DISK_FULL))
+    assert service.deadline() > 1
