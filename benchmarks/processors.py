@@ -1,11 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest and host beside each other, as in virtual machines, and undisturbed by what else runs here.
-
-The host has a processor, and its way there. The guest may use all of them, as helper processes would, and so that what
-looks before it sleeps does it here, too (alone it would not); but whoever the host wakes finds only another one free.
-Both go before all other programs: else an answer would wait for their turns, and the longer the more often its sides
-sleep. Without root they are only put on processors.
-"""
+"""Guest and host on processors of their own, as virtual machines have them, and undisturbed by what else runs here."""
 
 from __future__ import annotations
 
@@ -13,24 +7,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-GUEST = os.sched_getaffinity(0)
-HOST = {max(GUEST)}
-HOST_PRIORITY, GUEST_PRIORITY = 2, 1
+_FOUND = sorted(os.sched_getaffinity(0))
+GUEST, HOST = _FOUND[0], _FOUND[-1]  # the same one where there is only one
 
 
-def favour(pid: int, processors: set[int] = GUEST) -> None:
-    """That process (0: this thread), and what it starts from now on, there: by default the guest's."""
-    priority = HOST_PRIORITY if processors == HOST else GUEST_PRIORITY
-    os.sched_setaffinity(pid, processors)
+def favour(pid: int, processor: int = GUEST) -> None:
+    """That process (0: this thread), and what it starts from now on, there, and before all other programs.
+
+    Else an answer would wait for their turns, and the longer the more often its sides sleep.  Without root it is only
+    put there.
+    """
+    os.sched_setaffinity(pid, {processor})
     with suppress(PermissionError):
-        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(priority))
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
 
 
 @contextmanager
-def favoured(processors: set[int]) -> Iterator[None]:
+def favoured(processor: int) -> Iterator[None]:
     """This thread, for a while, and for good the processes that it starts meanwhile."""
     before = os.sched_getaffinity(0)
-    favour(0, processors)
+    favour(0, processor)
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """How long do the other services of an agent wait for their answers while it is busy with a file, and with requests?
 
-All services of the agent have one thread; the host (host.c) has one for each conversation. "nothing else": the same
-agent without the load. $HVRING_BENCH_COPY: MiB of the file, 64 unless given.
+All services of the agent have one thread and one processor, the host (host.c) has the other one, and a thread for each
+conversation. "nothing else": the same agent without the load. $HVRING_BENCH_COPY: MiB of the file, 64 unless given.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ Every candidate ends with the file on the disk: fsync, on the same file system; 
 that costs nothing. The protocol answers each WRITE of 6144 bytes before the next one may be sent, so a copy cannot be
 faster than that many round trips between two processors: "echo in C" is these, with the writing, and nothing else, and
 "echo in asyncio" what an event loop in Python makes of them without any writing. "that looks": for a while before it
-sleeps. The host is host.c's.
+sleeps. The guest has one processor, the
+host, which is host.c's, the other.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ class News:
         self._monotonic = monotonic
         self._buckets: dict[tuple[EventKind, bool], Bucket] = {}
         self._failures: dict[str, tuple[object, ...]] = {}
+        self._holds_back = False  # perhaps: while it does not, there is nothing to look at
 
     def tell(self, kind: EventKind, detail: str, facts: Facts = _NONE, *, audit: bool = False) -> bool:
         """``audit``: a record of what the host did.  False: it was held back."""
@@ -47,6 +48,7 @@ class News:
             bucket = self._buckets[kind, audit] = Bucket(self._monotonic(), *limits)
         if not bucket.take(self._monotonic()):
             bucket.held_back += 1
+            self._holds_back = True
             return False
         held_back, bucket.held_back = bucket.held_back, 0
         if len(detail) > LONGEST:
@@ -80,16 +82,21 @@ class News:
 
     def deadline(self) -> float | None:
         """Seconds until :meth:`tick` can say what was held back; None: nothing was."""
+        if not self._holds_back:
+            return None
         now = self._monotonic()
         return min((b.due(now) for b in self._buckets.values() if b.held_back), default=None)
 
     def tick(self) -> None:
         """Say what was held back, as soon as that may be said."""
+        if not self._holds_back:
+            return
         now = self._monotonic()
         for (kind, _), bucket in list(self._buckets.items()):  # a listener may tell something itself
             if bucket.held_back and bucket.take(now):
                 held_back, bucket.held_back = bucket.held_back, 0
                 self._listener(kind, f"{held_back} more times", {"suppressed": held_back})
+        self._holds_back = any(bucket.held_back for bucket in self._buckets.values())
 
 
 class Bucket:

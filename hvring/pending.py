@@ -43,7 +43,11 @@ def then(outcome: T | Pending[T], do: Callable[[T], U | Pending[U]]) -> U | Pend
 
 def soonest(*waits: float | None) -> float | None:
     """The shortest of these waits, or the first of these moments; None stands for one that never ends."""
-    return min((wait for wait in waits if wait is not None), default=None)
+    least = None
+    for wait in waits:
+        if wait is not None and (least is None or wait < least):
+            least = wait
+    return least
 
 
 def is_due(pending: Pending[T], now: float | None = None) -> bool:

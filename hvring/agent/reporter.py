@@ -47,6 +47,11 @@ class Reporter:
         """Whether nothing may be written now."""
         return any(service.quiet for service in self._services)
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether :meth:`flush` may have something to do, be it that a freeze is over."""
+        return self._was_quiet or bool(self._kept) or self._lost > 0
+
     def tell(self, event: Event) -> None:
         """Now, or after the thaw."""
         if self._keeps:

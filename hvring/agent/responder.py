@@ -50,7 +50,7 @@ class Responder:
         monotonic = time.monotonic
         until = monotonic() + seconds
         for _ in range(limit):
-            if self.is_blocked and not self._is_answered():
+            if (self._held is not None or self._pending is not None) and not self._is_answered():
                 channel.arm()  # takes the wake-up; what can be read has to wait
                 if self._held is not None and not channel.wants_room:
                     continue  # the room that an answer waits for came meanwhile
@@ -85,6 +85,8 @@ class Responder:
 
     def timeout(self) -> float | None:
         """Seconds from now until :meth:`respond` and the service's ``tick`` must be called without any packet."""
+        if self._held is None and self._pending is None:
+            return self.service.deadline()
         for_room = for_answer = None
         # A host may forget to wake a writer (PROTOCOL §8).
         if self._held is not None:
@@ -95,7 +97,10 @@ class Responder:
 
     def descriptors(self) -> set[int]:
         """What must be waited for beside the channel; not to be watched while something is called here."""
-        found = {self.service.watch(), -1 if self._pending is None else self._pending[0].descriptor}
+        watched = self.service.watch()
+        if self._pending is None:
+            return {watched} if watched >= 0 else set()
+        found = {watched, self._pending[0].descriptor}
         found.discard(-1)
         return found
 
@@ -128,7 +133,15 @@ class Responder:
             return self._answer_copy()
         if length is None:
             return False
-        self._take(service.receive_in(inbox, length), channel.transaction_id)
+        transaction_id = channel.transaction_id
+        answer = service.receive_in(inbox, length)
+        if type(answer) is Request and answer.then is None:  # most of them; the same, without a detour
+            try:
+                channel.send(answer, transaction_id=transaction_id)
+                return True
+            except RingFullError:
+                pass
+        self._take(answer, transaction_id)
         return True
 
     def _answer_copy(self) -> bool:
@@ -139,9 +152,11 @@ class Responder:
         return True
 
     def _take(self, answer: Taken | Answer, transaction_id: int) -> None:
+        if answer is None:
+            return
         if isinstance(answer, Pending):
             self._pending = (answer, transaction_id)
-        elif answer is not None:
+        else:
             self._held = (answer, transaction_id)
             self._send_held()
 

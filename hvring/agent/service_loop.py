@@ -159,7 +159,8 @@ class ServiceLoop:
             if negotiated is not None:
                 self._failure = None
                 self._tell(EventKind.NEGOTIATED, str(negotiated.version))
-        self._reporter.flush()
+        if self.service.quiet or self._reporter.is_waiting:
+            self._reporter.flush()
 
     def _stop(self, why: str) -> None:
         self.stopped = why
@@ -249,7 +250,8 @@ class _Turns:
             self._again = None
         if self._ended.done():
             return
-        self._unwatch()  # what is called now may close these descriptors
+        if self._watched:
+            self._unwatch()  # what is called now may close these descriptors
         try:
             self._service.tick()
             if self.responder.respond():
@@ -262,9 +264,10 @@ class _Turns:
         self._set_timer()
 
     def _watch(self) -> None:
-        self._watched = self.responder.descriptors()
-        for descriptor in self._watched:
-            self._loop.add_reader(descriptor, self._turn)
+        if watched := self.responder.descriptors():
+            self._watched = watched
+            for descriptor in watched:
+                self._loop.add_reader(descriptor, self._turn)
 
     def _unwatch(self) -> None:
         for descriptor in self._watched:

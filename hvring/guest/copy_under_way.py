@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 #: Bytes in one write that are not gathered with others; a host's are fewer.
 _LARGE: Final = 8192
+_FULL: Final = file_worker.LARGEST_WRITE - _LARGE  # bytes from which there may be no room for another
 
 
 class Copy:
@@ -53,7 +54,8 @@ class Copy:
         self._sync_timeout = sync_timeout
         self._is_over = False
         self._has_worker = True
-        self._gathered = bytearray()  # bytes that the worker does not have,
+        self._gathered = memoryview(b"")  # memory for bytes that the worker does not have,
+        self._used = 0  # how many there are,
         self._gathered_at = 0  # and the offset of the first one
         self._behind: Pending[str] | None = None  # a write that nobody waits for yet
         self._problem: EffectError | None = None  # what became of one
@@ -63,6 +65,18 @@ class Copy:
 
         After an error there is only :meth:`abort`: the file will not be whole.
         """
+        size = len(data)
+        if (
+            size < _LARGE
+            and not self._is_over
+            and self._problem is None
+            and self._extents.follow(offset, size)
+        ):
+            return self._gather(offset, data, size)
+        return self._write_apart(offset, data)
+
+    def _write_apart(self, offset: int, data: bytes | memoryview) -> Pending[None] | None:
+        """What is large, comes in another order, or comes in vain."""
         self._check_open()
         if self._problem is not None:
             raise self._problem
@@ -73,7 +87,7 @@ class Copy:
         is_next = offset == self._extents.length
         self._extents.add(offset, len(data))
         if is_next and len(data) < _LARGE:
-            return self._gather(offset, data)
+            return self._gather(offset, data, len(data))
         return then(self._flushed(), lambda _: self._write_out(offset, memoryview(data)))
 
     def complete(self) -> str | Pending[str]:
@@ -90,22 +104,26 @@ class Copy:
         if self._is_over:
             return None
         self._is_over = True
-        self._gathered.clear()
+        self._used = 0
         return then(_rescued(self._drain, _nothing), lambda _: self._take_back())
 
-    def _gather(self, offset: int, data: bytes | memoryview) -> Pending[None] | None:
-        if not self._gathered:
+    def _gather(self, offset: int, data: bytes | memoryview, size: int) -> Pending[None] | None:
+        used = self._used
+        if not used:
             self._gathered_at = offset
-        self._gathered += data
-        return self._flush() if len(self._gathered) > file_worker.LARGEST_WRITE - _LARGE else None
+            if not self._gathered:
+                self._gathered = memoryview(bytearray(file_worker.LARGEST_WRITE))
+        self._used = end = used + size
+        self._gathered[used:end] = data
+        return self._flush() if end > _FULL else None
 
     def _flush(self) -> Pending[None] | None:
         """Have the worker begin with what was gathered, once it is done with what it has."""
         return then(self._drain(), lambda _: self._hand_over())
 
     def _hand_over(self) -> None:
-        if self._gathered:
-            data, self._gathered = self._gathered, bytearray()
+        if self._used:
+            data, self._used = self._gathered[: self._used], 0  # it is sent, or lost, before this returns
             step = partial(
                 self._ask, file_worker.WRITE, self._gathered_at, data, self._timeout, self._lose, False
             )

@@ -6,6 +6,8 @@ from typing_extensions import Buffer
 
 from hvring.ic.version import Version
 
+def plain_chunk(request: Request, offset: int, limit: int) -> memoryview | None: ...
+
 @final
 class Inbox(Buffer):
     def __new__(cls, size: int = 16384) -> Self: ...

@@ -22,12 +22,14 @@ cdef extern from *:
     /* What the host wrote is read once, and nothing says that it is aligned; x86 and arm64 both have its byte order. */
     static inline uint16_t hv_u16(const uint8_t *p) { uint16_t v; memcpy(&v, p, 2); return v; }
     static inline uint32_t hv_u32(const uint8_t *p) { uint32_t v; memcpy(&v, p, 4); return v; }
+    static inline int64_t hv_i64(const uint8_t *p) { int64_t v; memcpy(&v, p, 8); return v; }
     #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
     #error "VMBus is little-endian, and so are the machines that have it"
     #endif
     """
     uint16_t hv_u16(const uint8_t *p) noexcept nogil
     uint32_t hv_u32(const uint8_t *p) noexcept nogil
+    int64_t hv_i64(const uint8_t *p) noexcept nogil
 
 cdef extern from "fastcall.h":
     int hv_made_here_only(PyTypeObject *type) except -1
@@ -41,6 +43,13 @@ cdef enum:
     RESPONSE_FLAGS = 5
     # more than the largest message has
     INBOX = 16384
+
+# of file copy
+cdef enum:
+    FCOPY = 7
+    WRITE = 1
+    WRITE_HEADER = 52
+    CHUNK = 6144
 
 cdef enum:
     # what is odd about the headers
@@ -242,10 +251,14 @@ cdef class Request:
     @property
     def view(self) -> memoryview:
         """``body`` without a copy, read-only.  The answer may change what it shows; nothing else ever does."""
+        return self.part(0, self.came - HEADER)
+
+    cdef object part(self, Py_ssize_t start, Py_ssize_t length):
+        """A view of a part of the body, which must be there."""
         cdef _View made = _View.__new__(_View)
         made.request = self
-        made.start = self.data + HEADER
-        made.length = self.came - HEADER
+        made.start = self.data + HEADER + start
+        made.length = length
         return PyMemoryView_FromObject(made)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
@@ -288,6 +301,24 @@ cdef class Request:
     def __repr__(self):
         return (f"Request(type={self.type}, framework={self.framework}, version={self.version}, "
                 f"transaction_id={self.transaction_id}, body=<{self.came - HEADER} bytes>)")
+
+
+def plain_chunk(Request request not None, int64_t offset, int64_t limit):
+    """The data of a WRITE of file copy (PROTOCOL 4.6) as a read-only view of the request; None for all others.
+
+    None, too, for one that is odd in any way, that is not for ``offset``, or that would make the file longer than
+    ``limit``: this is the way of the ten thousand chunks of a file, and there is another for what is not like them.
+    """
+    cdef const uint8_t *p = request.data + HEADER
+    cdef uint32_t size
+    if request.type != FCOPY or request.odd or request.overrun or request.came < HEADER + WRITE_HEADER:
+        return None
+    size = hv_u32(p + 48)
+    if hv_u32(p) != WRITE or not 0 < size <= CHUNK or WRITE_HEADER + <Py_ssize_t>size > request.came - HEADER:
+        return None
+    if offset < 0 or hv_i64(p + 40) != offset or size > limit - offset:
+        return None
+    return request.part(WRITE_HEADER, size)
 
 
 # Made over memory that is there, never by a call of the type.

@@ -16,6 +16,7 @@ from typing import Final
 from hvring.errors import LyingLengthError, ShortMessageError
 from hvring.ic._request import Inbox as Inbox
 from hvring.ic._request import Request as Request
+from hvring.ic._request import plain_chunk as plain_chunk
 from hvring.ic.fields import pack
 from hvring.ic.version import Version as Version
 

@@ -189,18 +189,35 @@ class IntegrationService(Service, Generic[M]):
         try:
             message = self.decode(request)
         except Exception as error:
-            return self._reply(request, self._turned_down("message", error))
+            return self.conclude(request, "message", error)
         what = type(message).__name__
         try:
             result = self.handle(message)
         except Exception as error:  # effects may be an embedder's own code
-            return self._reply(request, self._turned_down(what, error))
+            return self.conclude(request, what, error)
+        return self.conclude(request, what, result)
+
+    def conclude(self, request: Request, what: str, result: Result | Exception) -> Taken:
+        """The end of :meth:`take`: the answer, once ``what`` was asked for gave a result, or raised."""
+        if result is _OK or isinstance(result, Response):
+            if self._last_failure is not None:
+                self.worked(what)
+            return self._reply(request, result)
         if isinstance(result, Pending):
             later: Response | Pending[Response | None] | None = self._settled(what, result)
             return then(later, lambda response: self._reply(request, response))
+        if isinstance(result, Exception):
+            return self._reply(request, self._turned_down(what, result))
+        self.worked(what)
+        return self._reply(request, result)
+
+    def accept(self, request: Request, what: str, body: bytes | None = None) -> Reply | Request:
+        """As :meth:`conclude` for what worked, with nothing to say but ``body``: the short way of frequent messages."""
         if self._last_failure is not None:
             self.worked(what)
-        return self._reply(request, result)
+        self._counters.replies += 1
+        payload = request.answer(0, body)
+        return Reply(payload) if isinstance(payload, bytes) else payload
 
     def respond(self, message: M) -> Result:
         """As :meth:`receive`, for a message that came without headers.  Never raises."""
@@ -288,12 +305,9 @@ class IntegrationService(Service, Generic[M]):
         if response is None:
             self._counters.silent += 1
             return None
-        self._tally(response.status != Status.OK)
-        return response
-
-    def _tally(self, failed: bool) -> None:
         self._counters.replies += 1
-        self._counters.failed += failed
+        self._counters.failed += response.status != Status.OK
+        return response
 
     def _count_no_headers(self) -> None:
         self._counters.requests += 1
@@ -308,15 +322,13 @@ class IntegrationService(Service, Generic[M]):
             if not self.answers_unknown:
                 counters.silent += 1
                 return None
-            self._tally(True)
-            return _answer(request.answer(Status.FAIL))
+            return self._answer(request.answer(Status.FAIL), Status.FAIL)
         if request.overrun:
             lie = LyingLengthError("its headers claim bytes that did not come")
-            return self._reply(request, self._turned_down("message", lie))
+            return self.conclude(request, "message", lie)
         counters.negotiations += 1
         agreed, self._negotiated = negotiate.answer(request, self.frameworks, self.versions)
-        self._tally(self._negotiated is None)
-        return _answer(agreed)
+        return self._answer(agreed, Status.FAIL if self._negotiated is None else Status.OK)
 
     def _settle(self, what: str, work: Callable[[], Result], /) -> Result:
         """Go on with the work; what it raises becomes a status."""
@@ -343,8 +355,18 @@ class IntegrationService(Service, Generic[M]):
         except Exception as error:  # what an effect gave fits no message
             status = self._turned_down("answer", error).status
             payload, response = request.answer(status), _OK
-        self._tally(status != Status.OK)
-        return _answer(payload, response.then)
+        return self._answer(payload, status, response.then)
+
+    def _answer(
+        self, payload: bytes | Request, status: int, do: Callable[[], None] | None = None
+    ) -> Reply | Request:
+        self._counters.replies += 1
+        if status:
+            self._counters.failed += 1
+        if isinstance(payload, bytes):
+            return Reply(payload, do)
+        payload.then = do
+        return payload
 
     def _turned_down(self, what: str, error: Exception) -> Response:
         if isinstance(error, UnknownOperationError):
@@ -364,13 +386,6 @@ class IntegrationService(Service, Generic[M]):
         if type(error) not in self._told_of:
             self._told_of.add(type(error))
             self.tell(EventKind.REFUSED, f"a request that cannot be used: {error}")
-
-
-def _answer(payload: bytes | Request, do: Callable[[], None] | None = None) -> Reply | Request:
-    if isinstance(payload, bytes):
-        return Reply(payload, do)
-    payload.then = do
-    return payload
 
 
 def error_status(error: Exception) -> int:

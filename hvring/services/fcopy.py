@@ -28,11 +28,11 @@ from hvring.guest.extents import Extents
 from hvring.guest.files import KnowsDigest, Sweeper
 from hvring.ic import fcopy as messages
 from hvring.ic.fcopy import CancelCopy, CompleteCopy, FcopyFlag, FcopyOperation, StartCopy, WriteChunk
-from hvring.ic.frame import MessageType, Request
+from hvring.ic.frame import MessageType, Request, plain_chunk
 from hvring.ic.unreadable import Unreadable
 from hvring.pending import Pending, is_due, soonest
 from hvring.reasons import Reason
-from hvring.services.base import IntegrationService, Response, Result, inherited
+from hvring.services.base import IntegrationService, Response, Result, Taken, inherited
 from hvring.status import Status
 
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ SWEEP_AFTER: Final = 2.0
 LOST_SWEEP_AFTER: Final = 30.0  #: the same after a process that could not do it itself
 
 T = TypeVar("T")
+_OK: Final = Response()
+_CHUNK: Final = WriteChunk.__name__
 FcopyMessage = StartCopy | WriteChunk | CompleteCopy | CancelCopy
 ReadMessage = FcopyMessage | Unreadable
 
@@ -54,6 +56,11 @@ class CopyState(Enum):
     STARTING = "starting"
     COPYING = "copying"
     BROKEN = "broken"
+
+
+# Enum's own way to a member is a long one.
+_COPYING: Final = CopyState.COPYING
+_BROKEN: Final = CopyState.BROKEN
 
 
 class Fcopy(IntegrationService[ReadMessage]):
@@ -120,6 +127,27 @@ class Fcopy(IntegrationService[ReadMessage]):
             return decode(request.body)
         except MessageError as error:
             return Unreadable(operation, error)
+
+    def take(self, request: Request) -> Taken:
+        """The next bytes of a file that comes in order, as all but a few messages are, take a short way."""
+        incoming, extents = self._incoming, self._extents
+        chunk = plain_chunk(request, extents.front, extents.limit) if self._state is _COPYING else None
+        if chunk is None or incoming is None or self._work is not None:
+            return super().take(request)
+        self._counters.requests += 1
+        self._state = _BROKEN  # unless it works
+        offset = extents.front
+        try:
+            outcome = incoming.write(offset, chunk)
+        except Exception as error:  # effects may be an embedder's own code
+            return self.conclude(request, _CHUNK, error)
+        self._state = _COPYING
+        if outcome is None:
+            extents.follow(offset, len(chunk))
+            return self.accept(request, _CHUNK)
+        written = self._written(offset, len(chunk))
+        self._state = _BROKEN
+        return self.conclude(request, _CHUNK, self._follow(lambda: outcome, written, _BROKEN))
 
     def handle(self, message: ReadMessage) -> Result:
         if isinstance(message, Unreadable):
@@ -222,16 +250,22 @@ class Fcopy(IntegrationService[ReadMessage]):
     def _write(self, chunk: WriteChunk) -> Result:
         if self._incoming is None:  # it was broken off
             return Response(Status.FAIL)
-        before, self._state = self._state, CopyState.BROKEN  # unless it works
+        written = self._written(chunk.offset, len(chunk.data))
+        self._state = _BROKEN  # unless it works
         self._extents.check(chunk.offset, len(chunk.data))
         incoming = self._incoming
+        return self._follow(lambda: incoming.write(chunk.offset, chunk.data), written, _BROKEN)
+
+    def _written(self, offset: int, size: int) -> Callable[[object], Response]:
+        """What is to be done once these bytes are written."""
+        before = self._state
 
         def written(_: object) -> Response:
-            self._extents.add(chunk.offset, len(chunk.data))
+            self._extents.add(offset, size)
             self._state = before
-            return Response()
+            return _OK
 
-        return self._follow(lambda: incoming.write(chunk.offset, chunk.data), written, CopyState.BROKEN)
+        return written
 
     def _publish(self, _: object) -> Result:
         incoming = self._incoming

@@ -3,15 +3,20 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Protocol, runtime_checkable
+from typing import Final, Protocol, runtime_checkable
 
 from hvring.events import EventKind
 from hvring.ic.frame import MessageType, Request
 from hvring.ic.heartbeat import FRAMEWORKS, MINIMUM, STATE_END, VERSIONS, ApplicationState
 from hvring.ic.heartbeat import Heartbeat as Beat
-from hvring.services.base import IntegrationService, Response
+from hvring.services.base import IntegrationService, Response, Taken
+
+_HEARTBEAT: Final = int(MessageType.HEARTBEAT)
+_NUMBER: Final = struct.Struct("<Q")
+_LAST: Final = 2**64 - 1
 
 Health = Callable[[], ApplicationState | None]
 """How the applications are; None where nobody says: the host's state field is echoed."""
@@ -48,6 +53,22 @@ class Heartbeat(IntegrationService[Beat]):
 
     def adopt(self, fresh: Heartbeat) -> None:
         self._health = fresh._health
+
+    def take(self, request: Request) -> Taken:
+        """A beat that nobody has to be asked about is its own answer, but for the number."""
+        if (
+            self._health is not None
+            or request.type != _HEARTBEAT
+            or request.overrun
+            or request.size < MINIMUM
+        ):
+            return super().take(request)
+        counters = self._counters
+        counters.requests += 1
+        if request.is_odd:
+            counters.anomalies += 1
+        (number,) = _NUMBER.unpack_from(request.view)
+        return self.accept(request, "Heartbeat", _NUMBER.pack((number + 1) & _LAST))
 
     def decode(self, request: Request) -> Beat:
         return Beat.decode(request.body)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvring.errors import ShortMessageError
-from hvring.ic.frame import HEADER, Frame, Inbox, MessageType, Request, Version
+from hvring.errors import MessageError, ShortMessageError
+from hvring.ic.fcopy import CompleteCopy, WriteChunk
+from hvring.ic.frame import HEADER, Frame, Inbox, MessageType, Request, Version, plain_chunk
 
 HEAD = struct.Struct("<IIHHHHHHIBBH")
 small, u8, u16, u32 = st.integers(0, 400), *(st.integers(0, 2**bits - 1) for bits in (8, 16, 32))
@@ -167,3 +168,50 @@ def test_a_request_is_made_over_bytes_only() -> None:
         Request()
     with pytest.raises(TypeError):
         Request.parse(None)  # type: ignore[arg-type]
+
+
+def write(offset: int, data: bytes, **how: int) -> bytes:
+    raw = Frame(MessageType.FCOPY, WriteChunk(offset, data).encode(), **how).encode()
+    return raw + bytes(-len(raw) % 8)
+
+
+def test_a_plain_chunk_is_the_data_of_a_write() -> None:
+    data = bytes(range(256)) * 24
+    for request in (received(write(100, data)), Request.parse(write(100, data))):
+        view = plain_chunk(request, 100, 1 << 40)
+        assert view == data
+        assert view.readonly
+    assert plain_chunk(received(write(100, data)), 100, 100 + len(data)) == data
+
+
+@pytest.mark.parametrize(
+    ("raw", "offset", "limit"),
+    [
+        (write(100, b"12345"), 99, 1 << 40),  # another place
+        (write(100, b"12345"), 100, 104),  # one byte too many
+        (write(100, b""), 100, 1 << 40),
+        (write(2**63 - 5, b"12345"), 2**63 - 5, 2**63 - 1),
+        (write(-1, b"12345"), -1, 1 << 40),
+        (write(100, b"12345", flags=5), 100, 1 << 40),  # odd
+        (write(100, b"12345", pipe_type=2), 100, 1 << 40),
+        (Frame(MessageType.FCOPY, CompleteCopy().encode().ljust(96, b"\0")).encode(), 0, 1 << 40),
+        (Frame(MessageType.FCOPY, CompleteCopy().encode()).encode(), 0, 1 << 40),
+        (Frame(MessageType.KVP, WriteChunk(100, b"12345").encode()).encode(), 100, 1 << 40),
+    ],
+)
+def test_all_else_is_no_plain_chunk(raw: bytes, offset: int, limit: int) -> None:
+    assert plain_chunk(received(raw), offset, limit) is None
+
+
+@given(st.binary(min_size=36, max_size=120), st.integers(0, 70), u32)
+def test_a_plain_chunk_is_what_the_decoder_sees(body: bytes, offset: int, size: int) -> None:
+    head = struct.pack("<I32xIqI", 1, 0, offset, size % 80)
+    request = received(Frame(MessageType.FCOPY, (head + body)).encode())
+    view = plain_chunk(request, offset, 1 << 40)
+    try:
+        chunk = WriteChunk.decode(request.body)
+    except MessageError:
+        assert view is None
+    else:
+        assert (view is None) == (not chunk.data or request.is_odd)
+        assert view is None or view == chunk.data

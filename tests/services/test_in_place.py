@@ -34,7 +34,7 @@ bodies = {
         st.builds(lambda size: ic.StartCopy("f", "/dir", 1, size).encode(), st.sampled_from([0, 5, 20])),
         st.builds(
             lambda offset, data: ic.WriteChunk(offset, data).encode(),
-            st.sampled_from([0, 5, 10, -1]),
+            st.sampled_from([0, 0, 5, 10, 15, -1]),
             st.sampled_from([b"", b"12345", b"1234567890"]),
         ),
         st.just(ic.CompleteCopy().encode()),
