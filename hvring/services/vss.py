@@ -248,9 +248,7 @@ class Vss(IntegrationService[VssMessage]):
 
     def reset(self) -> None:
         super().reset()
-        if self._work is not None:
-            self._work.forget()
-        self._happen(BackupEvent.RESET)
+        self._happen_unasked(BackupEvent.RESET)
 
     def deadline(self) -> float | None:
         pending = None if self._work is None else self._work.pending
@@ -274,7 +272,7 @@ class Vss(IntegrationService[VssMessage]):
         self._go_on(by_the_clock=True)
         self._look()
         if self._due is not None and self._monotonic() >= self._due:
-            self._happen(BackupEvent.TIME)
+            self._happen_unasked(BackupEvent.TIME)
 
     # ------------------------------------------------------------------------- what happens
 
@@ -295,6 +293,12 @@ class Vss(IntegrationService[VssMessage]):
     def _happen(self, event: BackupEvent) -> Result:
         step = STEPS.get((self._state, event))
         return _OK if step is None else step(self)
+
+    def _happen_unasked(self, event: BackupEvent) -> None:
+        """Nobody waits for what this begins, or for what it does not end: :meth:`tick` alone goes on with that."""
+        self._happen(event)
+        if self._work is not None:
+            self._work.forget()
 
     def _look(self) -> None:
         """Whether a freeze still holds."""

@@ -9,33 +9,50 @@ import random
 import select
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from chaos_choice import Choice
 from chaos_host import thaw_all
 from freezer_process import restricted
 
 from hvring.agent import Agent
 from hvring.errors import EffectError
 from hvring.guest.freezer import SystemFreezer
+from hvring.guest.hooks.freezer import HookedFreezer
+from hvring.guest.hooks.timeouts import Timeouts as HookTimeouts
 from hvring.guest.launch import PLAIN, Way
 from hvring.pending import Pending
 from hvring.services import Heartbeat, Vss
 from hvring.transport.virtual import connect_async
 
-
-def make_freezer(settings: dict[str, Any], listener: str) -> SystemFreezer:
-    """``listener``: where a manager starts guardians; "": nowhere."""
-    plain = replace(PLAIN, timeout=5.0)  # which is what a guardian costs that is stopped before it is ready
-    ways = [Way((), 5.0, listener), plain] if listener else [plain]
-    return restricted(**settings, ways=lambda: ways)
+#: Of a hook: long beside a shell's start on a busy machine, for one that is late is killed before it does anything.
+HOOK_TIMEOUTS = HookTimeouts(hook=6.0, total=12.0, hold=30.0)
 
 
-def use(freezer: SystemFreezer, mounts: list[int], tell: int, chance: random.Random) -> None:
+def make_freezer(choice: Choice, listeners: dict[str, str]) -> SystemFreezer | HookedFreezer:
+    """``listeners``: where a manager starts guardians, and processes that run hooks, if it does."""
+
+    def ways(what: str) -> Callable[[], list[Way]]:
+        # 5 seconds is what one costs that is stopped before it is ready.
+        plain = replace(PLAIN, timeout=5.0)
+        found = [Way((), 5.0, listeners[what]), plain] if choice.over_socket else [plain]
+        return lambda: found
+
+    freezer = restricted(**choice.freezer, ways=ways("guardian"))
+    if not choice.hooks:
+        return freezer
+    return HookedFreezer(
+        freezer, choice.hook_directories, HOOK_TIMEOUTS, ways=ways("hooks"), answer=60.0, blocking=False
+    )
+
+
+def use(freezer: SystemFreezer | HookedFreezer, mounts: list[int], tell: int, chance: random.Random) -> None:
     """Freeze, hold and thaw, with a word for each state."""
     hold = chance.choice((0.0, 0.02, 0.05, 0.1))
-    breaks_off = chance.random() < 0.1
+    breaks_off = chance.choices(("never", "when some are frozen", "at once"), (17, 2, 1))[0]
 
     def state(word: bytes) -> None:
         os.write(tell, word)
@@ -51,13 +68,14 @@ def use(freezer: SystemFreezer, mounts: list[int], tell: int, chance: random.Ran
         work = freezer.freeze()
         was_told = False
         while work is not None:
+            if breaks_off == "at once" or (was_told and breaks_off == "when some are frozen"):
+                work.cancel()
+                break
             work = wait(work)
             if freezer.frozen and not was_told:
                 was_told = True
                 state(b"b")
-                if breaks_off:
-                    break
-        if not breaks_off:
+        if work is None:
             state(b"f")
             until = time.monotonic() + hold
             while freezer.lost() is None and (left := until - time.monotonic()) > 0:
@@ -74,13 +92,20 @@ def use(freezer: SystemFreezer, mounts: list[int], tell: int, chance: random.Ran
             pass  # it was thawed too early, or it is not thawed yet
         if not freezer.frozen:
             break
+    while isinstance(freezer, HookedFreezer) and (ending := freezer.ending) is not None:
+        select.select(
+            [ending.descriptor] if ending.descriptor >= 0 else [],
+            [],
+            [],
+            max(0.0, ending.at - time.monotonic()),
+        )
+        freezer.look()
     # It says that all is thawed: is it?
     os.write(tell, b"L" if thaw_all(mounts) else b"d")
 
 
 async def serve(
-    settings: dict[str, Any],
-    listener: str,
+    make: Callable[[], SystemFreezer | HookedFreezer],
     host: str,
     tell: int,
     max_frozen: float,
@@ -94,7 +119,7 @@ async def serve(
     loop.set_exception_handler(lambda _, problem: problems.append(problem))
 
     def service() -> Vss:
-        return Vss(make_freezer(settings, listener), max_frozen=max_frozen)
+        return Vss(make(), max_frozen=max_frozen)
 
     vss = service()
     if reload_after is not None:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import chaos_hooks
+
 #: What a host does, and seconds that the agent lets a freeze last then.
 SCRIPTS = {"plain": 30.0, "in a row": 30.0, "rescind": 30.0, "late": 0.1, "silent": 0.2}
 
@@ -50,6 +52,10 @@ class Choice:
             self.freezer["behind"] = [f"{settings['below']}/hung-{number}/disk"]
             self.freezer["open_timeout"] = 0.2
 
+        self.hooks = chaos_hooks.choose(chance)
+        self.hook_directories = [settings["hooks"][kind] for kind in self.hooks]
+
     def __str__(self) -> str:
         how = f"a service, {self.script}" if self.is_service else "a freezer"
-        return f"{how}, {'over a socket' if self.over_socket else 'by the agent'}, {self.plan}"
+        hooks = f"hooks {' '.join(self.hooks)}" if self.hooks else "no hooks"
+        return f"{how}, {'over a socket' if self.over_socket else 'by the agent'}, {hooks}, {self.plan}"

@@ -55,10 +55,12 @@ def thaw_all(mounts: list[int]) -> list[int]:
 
 def holds(mounts: list[int]) -> bool:
     """Whether all are frozen that can be.  One that is not is frozen for a moment: there is no other way to know."""
-    missed = [mount for mount in mounts if ioctl(mount, FIFREEZE) == 0]
-    for mount in missed:
-        ioctl(mount, FITHAW)
-    return not missed
+    held = True
+    for mount in mounts:
+        if ioctl(mount, FIFREEZE) == 0:
+            ioctl(mount, FITHAW)  # at once: the next one may lie on it
+            held = False
+    return held
 
 
 class PlayedHost:

@@ -23,21 +23,26 @@ import socket
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import hung_process
 from chaos_agents import make_freezer, serve, use
 from chaos_choice import SCRIPTS, Choice
+from chaos_hooks import LOG, without_one_end
 from chaos_host import attend, thaw_all
 
 from hvring.guest import guarded, guardian
+from hvring.guest.hooks import launch, run
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 MNT_DETACH = 2
 BOUND = 240  # seconds until a round is called endless; what it waits for on the way has bounds of its own
 STATES = {b"s": "starting", b"b": "freezing", b"f": "frozen", b"t": "thawing", b"d": "done"}
 ROLES = ("agent", "guardian", "child")
+#: Who gives the hooks their ends: one of them must be left.
+OF_HOOKS = {"agent", "runner"}
 
 
 class EndlessError(Exception):
@@ -90,21 +95,27 @@ def family(agent: Process) -> dict[str, Process]:
                 found["child"] = Process(pid)
             elif b"guardian.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found["guardian"] = Process(pid)
+            elif b"hooks/__main__.py" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.setdefault(
+                    "runner", Process(pid)
+                )  # what it has just forked looks alike, and comes behind it
             elif pid in children(agent.pid):
                 found["rescue"] = Process(pid)
     return found
 
 
-def manage(listener: socket.socket, agent: int) -> None:
-    """As a service manager does with a socket unit, until the agent is gone."""
+def manage(listeners: list[socket.socket], agent: int) -> None:
+    """As a service manager does with socket units, until the agent is gone."""
     gone = os.pidfd_open(agent)
-    while listener in select.select([listener, gone], [], [])[0]:
-        connection, _ = listener.accept()
-        if os.fork() == 0:
-            os.setsid()
-            os.dup2(connection.fileno(), 0)
-            os.execv(sys.executable, [sys.executable, "-I", "-S", guardian.__file__])
-        connection.close()
+    while gone not in (ready := select.select([*listeners, gone], [], [])[0]):
+        for listener in ready:
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                os.setsid()
+                os.dup2(connection.fileno(), 0)
+                program = guardian.__file__ if listener is listeners[0] else launch._PROGRAM
+                os.execv(sys.executable, [sys.executable, "-I", "-S", program])
+            connection.close()
 
 
 class Round:
@@ -113,7 +124,7 @@ class Round:
         settings: dict[str, Any],
         number: int,
         mounts: list[int],
-        listener: socket.socket,
+        listeners: list[socket.socket],
         host: socket.socket,
     ) -> None:
         self.seed = f"{settings['seed']}-{number}"
@@ -121,7 +132,7 @@ class Round:
         self.settings = settings
         self.choice = Choice(settings, number, chance)
         self.mounts = mounts
-        self.listener = listener
+        self.listeners = listeners
         self.host = host
         self.hung: tuple[str, Process] | None = None
         self.signalled: list[Process] = []
@@ -131,6 +142,9 @@ class Round:
         self.statuses: list[int] = []
         self.reload_after = chance.random() * 0.3 if chance.random() < 0.25 else None
         self.comes_back = chance.random() < 0.4
+        self.log = Path(settings["below"], "told-to-hooks")
+        self.log.unlink(missing_ok=True)
+        os.environ[LOG] = str(self.log)
         self.heard, self.told = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
 
     def run(self) -> dict[str, Any]:
@@ -187,6 +201,7 @@ class Round:
             "failed": [
                 status for status in self.statuses if -status not in (0, signal.SIGKILL, signal.SIGTERM)
             ],
+            "ends": without_one_end(self.log),
             "said": self.said.decode(),
             "seconds": time.monotonic() - began,
         }
@@ -202,15 +217,12 @@ class Round:
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 self.host.close()
                 os.close(self.heard)
-                listener = self.settings["listener"] if self.choice.over_socket else ""
+                make = partial(make_freezer, self.choice, self.settings["listeners"])
                 if self.choice.is_service:
                     max_frozen = SCRIPTS[self.choice.script]
-                    path = self.settings["host"]
-                    asyncio.run(
-                        serve(self.choice.freezer, listener, path, self.told, max_frozen, self.reload_after)
-                    )
+                    asyncio.run(serve(make, self.settings["host"], self.told, max_frozen, self.reload_after))
                 else:
-                    use(make_freezer(self.choice.freezer, listener), self.mounts, self.told, self.chance)
+                    use(make(), self.mounts, self.told, self.chance)
                 status = 0
             except BaseException as problem:
                 os.write(2, f"{self.seed}: {problem!r}\n".encode())
@@ -222,15 +234,15 @@ class Round:
                 self.host.close()
                 os.close(self.heard)
                 os.close(self.told)
-                manage(self.listener, pid)
+                manage(self.listeners, pid)
             finally:
                 os._exit(0)
         return agent
 
     def _next_connection(self) -> socket.socket | None:
         """One that an earlier round has left."""
-        ready, _, _ = select.select([self.listener], [], [], 0)
-        return self.listener.accept()[0] if ready else None
+        ready, _, _ = select.select(self.listeners, [], [], 0)
+        return ready[0].accept()[0] if ready else None
 
     def _hang(self, target: str) -> None:
         """A FUSE mount that does not answer, until the agent is gone."""
@@ -261,7 +273,9 @@ class Round:
 
     def _play(self) -> str:
         chance = self.chance
-        at = chance.random() < 0.75 and chance.choice((b"b", b"f", b"f", b"t"))
+        at = chance.random() < (0.6 if self.choice.hooks else 0.75) and chance.choice(
+            (b"b", b"f", b"f", b"t")
+        )
         while at and at not in self.said and b"d" not in self.said and not self.agent.is_gone():
             self._listen(None)
         time.sleep(chance.random() * (0.03 if at else 0.15))
@@ -269,11 +283,15 @@ class Round:
         self._listen(0)
         state = "done" if b"d" in self.said else STATES.get(self.said.strip(b"LW")[-1:], "nothing")
         # One of the three must be left: nobody else would know that anything is frozen.
-        self._strike(found, chance.sample(ROLES, chance.choice((1, 1, 2))))
+        roles = (*ROLES, "runner") if self.choice.hooks else ROLES
+        victims = chance.sample(roles, chance.choice((1, 1, 2)))
+        if set(victims) >= OF_HOOKS:
+            victims.remove(chance.choice(sorted(OF_HOOKS)))
+        self._strike(found, victims)
         if chance.random() < 0.2 and "agent" not in self.hit:
             time.sleep(chance.random() * 0.1)
             later = family(self.agent)
-            self._strike(later, [chance.choice(("guardian", "child", "rescue"))])
+            self._strike(later, [chance.choice(("guardian", "child", "rescue", "runner"))])
         return state
 
     def _strike(self, found: dict[str, Process], victims: list[str]) -> None:
@@ -292,7 +310,8 @@ class Round:
             # and what looks like a rescue may be a guardian that the agent is just starting, and waits for.
             time.sleep(chance.random() * 0.1)
             for role in stopped:
-                if role in ("agent", "rescue") or "agent" in victims or chance.random() < 0.6:
+                share = {"agent": 1.0, "rescue": 1.0, "runner": 0.9}.get(role, 0.6)
+                if "agent" in victims or chance.random() < share:
                     found[role].send(signal.SIGCONT)
 
     def _listen(self, seconds: float | None) -> None:
@@ -344,11 +363,15 @@ def play(settings: dict[str, Any], mounts: list[int], host: socket.socket) -> No
     logging.getLogger("hvring").addHandler(logging.NullHandler())  # what fails is what the rounds are for
     # So that many rounds fit into a test: how long a silent guardian is waited for changes no state.
     guarded._TURN, guarded._END = 0.1, 0.3  # type: ignore[misc]
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    listener.bind(settings["listener"])
-    listener.listen()
+    run._SLACK, run.TERM_GRACE, run.KILL_GRACE = 2.0, 0.5, 0.5  # type: ignore[misc]
+    listeners = []
+    for what in ("guardian", "hooks"):
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(settings["listeners"][what])
+        listener.listen()
+        listeners.append(listener)
     for number in range(settings["first"], settings["first"] + settings["rounds"]):
-        seen = Round(settings, number, mounts, listener, host).run()
+        seen = Round(settings, number, mounts, listeners, host).run()
         print(json.dumps({"round": number, **seen}), flush=True)
 
 

@@ -22,6 +22,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import chaos_hooks
 import pytest
 
 pytestmark = pytest.mark.root
@@ -109,7 +110,8 @@ def test_whoever_is_killed_or_stopped_at_whatever_moment_nothing_stays_frozen(
         "hangs": os.path.exists("/dev/fuse"),
         "below": str(namespace.folder),
         "outside": os.readlink("/proc/self/ns/mnt"),
-        "listener": f"{namespace.folder}/guardian",
+        "listeners": {what: f"{namespace.folder}/{what}" for what in ("guardian", "hooks")},
+        "hooks": chaos_hooks.write(namespace.folder / "hook-programs"),
         "host": f"{namespace.folder}/host",
         "rounds": ROUNDS,
         "seed": SEED,
@@ -135,7 +137,7 @@ def test_whoever_is_killed_or_stopped_at_whatever_moment_nothing_stays_frozen(
         record.flush()
         seen = json.loads(line)
         assert seen["round"] == number
-        for fault in ("left", "frozen", "lies", "broken", "failed"):
+        for fault in ("left", "frozen", "ends", "lies", "broken", "failed"):
             assert not seen[fault], json.dumps(seen)
         seconds[seen["what"].split(", ")[-1]].append(seen["seconds"])
         counts["states when hit"][seen["state"]] += 1

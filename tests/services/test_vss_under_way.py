@@ -35,6 +35,7 @@ class ScriptedFreezer:
         self.calls = []  # what was begun
         self.outcome = None  # True: done; an error: failed; None: still at work
         self.why = None  # it was lost
+        self.descriptor = -1  # tells that it is done, before its time
         self.resumed = 0
 
     @property
@@ -71,7 +72,7 @@ class ScriptedFreezer:
         return self._pending(work)
 
     def _pending(self, work):
-        return Pending(lambda: self._go_on(work), self.clock() + 1, -1)
+        return Pending(lambda: self._go_on(work), self.clock() + 1, self.descriptor)
 
     def _go_on(self, work):
         assert self.work == work, "what was broken off is not gone on with"
@@ -310,6 +311,52 @@ def test_a_reset_breaks_off_a_freeze_and_the_clock_sees_to_the_rest(
     assert freezer.idle
     assert service.deadline() is None
     assert status_of(send(THAW)) == Status.OK
+
+
+@pytest.mark.parametrize(
+    "begun_by",
+    [
+        "reset of a freeze",
+        "reset of a hold",
+        "time of a freeze",
+        "time of a hold",
+        "time after a failed thaw",
+    ],
+)
+def test_a_thaw_that_nobody_waits_for_goes_on_as_soon_as_there_is_news_of_it(
+    begun_by, service, send, freezer, monotonic, resume, hold, status_of
+):
+    """And not at its time, with a loop that wakes up for the news over and over until then."""
+    if begun_by.endswith("of a freeze"):
+        answer = send(FREEZE)
+        freezer.held = {"/srv"}
+        resume(answer)
+    else:
+        hold()
+    if begun_by == "time after a failed thaw":
+        answer = send(THAW)
+        freezer.outcome = EffectError("no")
+        assert status_of(resume(answer)) == Status.FAIL
+    news, tell = os.pipe()
+    freezer.descriptor = news
+    try:
+        if begun_by.startswith("reset"):
+            service.reset()
+        else:
+            monotonic.now += RETRY if begun_by.endswith("thaw") else MAX_FROZEN
+            service.tick()
+        assert freezer.work == "thaw"
+        service.tick()
+        assert not freezer.idle
+        freezer.outcome = True
+        os.write(tell, b"x")
+        assert service.watch() == news
+        service.tick()
+        assert freezer.idle
+        assert service.watch() == -1
+    finally:
+        os.close(news)
+        os.close(tell)
 
 
 def test_a_thaw_that_the_time_began_is_waited_for_and_answered_as_too_late(
