@@ -13,7 +13,7 @@ from functools import cache
 from statistics import quantiles
 
 from agents import FRAMEWORK, VERSIONS, RunningAgent
-from daemons import MESSAGES, Daemon
+from daemons import MESSAGES, Daemon, UtilsAgent
 from peers import FLAGS, HERE, kept, run
 
 from hvring.ic.fcopy import CHUNK, WriteChunk
@@ -131,7 +131,7 @@ def over_offer(offer: Offer, lifeline: int, name: str, spin: float = 0) -> Way:
     return way
 
 
-def to_device(daemon: Daemon, spin: float = 0) -> Way:
+def to_device(daemon: Daemon | UtilsAgent, spin: float = 0) -> Way:
     """The daemon's device; `daemon.ask` goes on working."""
     socket = daemon.device.fileno()
     return Way(None, None, MESSAGES[daemon.name], socket, socket, -1, 0, 0, int(spin * 1e9))

@@ -8,13 +8,18 @@ import shutil
 import socket
 import struct
 import subprocess
+import sys
 from pathlib import Path
 from types import TracebackType
 
 from dpdk import Unavailable, run
 from measure import cache
+from processors import GUEST, favoured
+
+from hvring.ic.hv_utils import DIALECTS
 
 SHIM = Path(__file__).parents[1] / "tests" / "peers" / "daemon_shim.c"
+AGENT = Path(__file__).with_name("utils_agent.py")
 TIMEOUT = 30
 MESSAGES = {"kvp": 7432, "vss": 12, "fcopy": 6208}  # bytes of one of the kernel's messages, at most
 
@@ -91,6 +96,45 @@ class Daemon:
         self.device.close()
 
     def __enter__(self) -> Daemon:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class UtilsAgent:
+    """hvring in the place of that daemon, over the same kind of device; pools and files go into `folder`."""
+
+    def __init__(self, name: str, folder: Path) -> None:
+        self.name = name
+        self.device, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.device.settimeout(TIMEOUT)
+        hello = DIALECTS[name].REGISTRATION
+        if name == "kvp":
+            hello = hello[:4] + b"3.1".ljust(MESSAGES[name] - 4, b"\0")
+        self.device.send(hello)  # the kernel's answer is there as soon as its driver was asked
+        with theirs, favoured(GUEST):
+            self.process = subprocess.Popen(
+                [sys.executable, AGENT, str(theirs.fileno()), name, folder],
+                env={**os.environ, "PYTHONPATH": str(AGENT.parents[1])},
+                pass_fds=[theirs.fileno()],
+            )
+        if not self.device.recv(MESSAGES[name]):
+            self.close()
+            raise RuntimeError(f"the agent for {name} has ended")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def close(self) -> None:
+        self.process.terminate()
+        self.process.wait(TIMEOUT)
+        self.device.close()
+
+    def __enter__(self) -> UtilsAgent:
         return self
 
     def __exit__(

@@ -1,5 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guest and host on processors of their own, as virtual machines have them, and undisturbed by what else runs here."""
+"""Guest and host beside each other, as in virtual machines, and undisturbed by what else runs here.
+
+The host has a processor, and its way there. The guest may use all of them, as helper processes would, and so that what
+looks before it sleeps does it here, too (alone it would not); but whoever the host wakes finds only another one free.
+Both go before all other programs: else an answer would wait for their turns, and the longer the more often its sides
+sleep. Without root, or with $HVRING_BENCH_SHARE=1 in long runs beside others' work, they are only put on processors.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +13,26 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-_FOUND = sorted(os.sched_getaffinity(0))
-GUEST, HOST = _FOUND[0], _FOUND[-1]  # the same one where there is only one
+GUEST = os.sched_getaffinity(0)
+HOST = {max(GUEST)}
+HOST_PRIORITY, GUEST_PRIORITY = 2, 1
 
 
-def favour(pid: int, processor: int = GUEST) -> None:
-    """That process (0: this thread), and what it starts from now on, there, and before all other programs.
-
-    Else an answer would wait for their turns, and the longer the more often its sides sleep.  Without root it is only
-    put there.
-    """
-    os.sched_setaffinity(pid, {processor})
+def favour(pid: int, processors: set[int] = GUEST) -> None:
+    """That process (0: this thread), and what it starts from now on, there: by default the guest's."""
+    os.sched_setaffinity(pid, processors)
+    if os.environ.get("HVRING_BENCH_SHARE"):
+        return
+    priority = HOST_PRIORITY if processors == HOST else GUEST_PRIORITY
     with suppress(PermissionError):
-        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(1))
+        os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(priority))
 
 
 @contextmanager
-def favoured(processor: int) -> Iterator[None]:
+def favoured(processors: set[int]) -> Iterator[None]:
     """This thread, for a while, and for good the processes that it starts meanwhile."""
     before = os.sched_getaffinity(0)
-    favour(0, processor)
+    favour(0, processors)
     try:
         yield
     finally:

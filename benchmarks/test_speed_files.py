@@ -5,8 +5,7 @@ Every candidate ends with the file on the disk: fsync, on the same file system; 
 that costs nothing. The protocol answers each WRITE of 6144 bytes before the next one may be sent, so a copy cannot be
 faster than that many round trips between two processors: "echo in C" is these, with the writing, and nothing else, and
 "echo in asyncio" what an event loop in Python makes of them without any writing. "that looks": for a while before it
-sleeps. The guest has one processor, the
-host, which is host.c's, the other.
+sleeps. The host is host.c's.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any
 import pytest
 from agents import RunningAgent, command, environment
 from blocking_host import Way, over_offer, over_rings, to_device
-from daemons import Daemon
+from daemons import Daemon, UtilsAgent
 from measure import Run, in_turns
 from peers import Unavailable
 from processes import spent
@@ -75,6 +74,10 @@ class Copies:
             return None
         favour(daemon.pid)
         return to_device(daemon), daemon.pid
+
+    def device(self) -> tuple[Way, int]:
+        agent = self._stack.enter_context(UtilsAgent("fcopy", self.target.parent))
+        return to_device(agent), agent.pid
 
     def uio_daemon(self) -> tuple[Way, int] | None:
         try:
@@ -201,6 +204,8 @@ def test_copy(benchmark: Any, folder: Path) -> None:
 
         way, pid = copies.agent("agent")
         add("hvring run", copies.over(way), pid)
+        way, pid = copies.device()
+        add("hvring over the device", copies.over(way), pid)
         for name, found in (
             ("hv_fcopy_daemon", copies.daemon()),
             ("hv_fcopy_uio_daemon", copies.uio_daemon()),

@@ -2,9 +2,9 @@
 """Data exchange per request against the in-tree hv_kvp_daemon: does the time grow with the pool?
 
 Both are whole programs, in a process of their own on another processor, driven by one request after the other, by the
-host of host.c: ours over rings, the daemon over a socket in the place of its kernel device. "echo in C" and "echo in
-asyncio" send the requests back as they are: what the wake-ups cost, and an event loop in Python. "that looks": for a
-while before it sleeps.
+host of host.c: ours over rings, the daemon over a socket in the place of its kernel device, and ours over one, too.
+"echo in C" and "echo in asyncio" send the requests back as they are: what the wake-ups cost, and an event loop in
+Python. "that looks": for a while before it sleeps.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from typing import Any
 import pytest
 from agents import RunningAgent
 from blocking_host import Way, over_rings, to_device
-from daemons import MESSAGES, Daemon
+from daemons import MESSAGES, Daemon, UtilsAgent
 from measure import Run, in_turns
 from peers import Unavailable
 from processors import HOST, favour, favoured
 
 from hvring.guest.pools import PoolStore
 from hvring.ic.frame import Frame, MessageType
-from hvring.ic.kvp import KvpEnumerate, KvpGet, KvpOperation, KvpPool, KvpSet
+from hvring.ic.kvp import KvpDelete, KvpEnumerate, KvpGet, KvpOperation, KvpPool, KvpSet
 from hvring.pending import settle
 from hvring.services import Kvp
 
@@ -41,23 +41,38 @@ GUESTS: tuple[tuple[Any, ...], ...] = (("agent", None), *ECHOES)
 
 
 def requests(what: str, records: int, count: int) -> tuple[list[bytes], list[bytes]]:
-    """The same requests for a service and for the daemon; keys lie all over the pool."""
+    """The same requests for a service and for the daemon; keys lie all over the pool.
+
+    "delete": every second one is the SET of a new key, which the next one deletes.
+    """
     ours, theirs = [], []
     for n in range(count):
         place = n * 7919 % records
-        key, value = f"key.{place}", f"new value {n}"
-        raw, new = key.encode(), value.encode() if what == "set" else b""
-        if what == "enumerate":
-            body, operation = KvpEnumerate(POOL, place).encode(), KvpOperation.ENUMERATE
-            told = struct.pack("<I", place)
-        else:
-            set_it = what == "set"
-            body = KvpSet(POOL, key, value).encode() if set_it else KvpGet(POOL, key).encode()
-            operation = KvpOperation.SET if set_it else KvpOperation.GET
-            told = struct.pack("<III512s2048s", 1, len(raw) + 1, len(new) + 1 if set_it else 2048, raw, new)
-        ours.append(Frame(MessageType.KVP, body).encode())
-        theirs.append((bytes([operation, POOL, 0, 0]) + told).ljust(MESSAGES["kvp"], b"\0"))
+        key, value, kind = f"key.{place}", f"new value {n}", what
+        if what == "delete":
+            key, kind = f"new key {n // 2}", "set" if n % 2 == 0 else what
+        for each, message in zip((ours, theirs), one(kind, place, key, value), strict=True):
+            each.append(message)
     return ours, theirs
+
+
+def one(kind: str, place: int, key: str, value: str) -> tuple[bytes, bytes]:
+    """A request over rings, and the same to the daemon."""
+    raw, new = key.encode(), value.encode()
+    body: KvpEnumerate | KvpSet | KvpGet | KvpDelete
+    match kind:
+        case "enumerate":
+            body, told = KvpEnumerate(POOL, place), struct.pack("<I", place)
+        case "set":
+            body = KvpSet(POOL, key, value)
+            told = struct.pack("<III512s2048s", 1, len(raw) + 1, len(new) + 1, raw, new)
+        case "delete":
+            body, told = KvpDelete(POOL, key), struct.pack("<I512s", len(raw) + 1, raw)
+        case _:
+            body, told = KvpGet(POOL, key), struct.pack("<III512s2048s", 1, len(raw) + 1, 2048, raw, b"")
+    operation = KvpOperation[kind.upper()]
+    device = (bytes([operation, POOL, 0, 0]) + told).ljust(MESSAGES["kvp"], b"\0")
+    return Frame(MessageType.KVP, body.encode()).encode(), device
 
 
 def image(records: int) -> bytes:
@@ -80,7 +95,7 @@ class Peers:
     def __init__(self, folder: Path, records: int, stack: ExitStack) -> None:
         self.records = records
         content = image(records)
-        for name in ("alone", "agent/pools", "daemon/hyperv"):
+        for name in ("alone", "agent/pools", "daemon/hyperv", "device"):
             (folder / name).mkdir(parents=True)
             (folder / name / f".kvp_pool_{POOL}").write_bytes(content)
         store = PoolStore(folder / "alone")
@@ -94,6 +109,8 @@ class Peers:
                 RunningAgent(folder / name, "kvp", program=path, words=tuple(words), as_guest=True)
             )
             self.rings[name] = over_rings(agent, "kvp")
+        utils = stack.enter_context(UtilsAgent("kvp", folder / "device"))
+        self.device = to_device(utils)
         self.daemon: Way | None = None
         self.why = ""
         try:
@@ -110,9 +127,9 @@ def peers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield Peers(tmp_path_factory.mktemp("kvp"), request.param, stack)
 
 
-@pytest.mark.parametrize("what", ["get", "set", "enumerate"])
+@pytest.mark.parametrize("what", ["get", "set", "enumerate", "delete"])
 def test_one_request(benchmark: Any, peers: Peers, what: str) -> None:
-    ours, theirs = requests(what, peers.records, 100 if benchmark.enabled else 5)
+    ours, theirs = requests(what, peers.records, 100 if benchmark.enabled else 6)
 
     def alone() -> float:
         with favoured(HOST):
@@ -123,7 +140,11 @@ def test_one_request(benchmark: Any, peers: Peers, what: str) -> None:
         assert reply is not None
         return took / len(ours) / 1000
 
-    candidates = {"hvring run": asking(peers.rings["agent"], ours), "the service alone": alone}
+    candidates = {
+        "hvring run": asking(peers.rings["agent"], ours),
+        "hvring over the device": asking(peers.device, theirs),
+        "the service alone": alone,
+    }
     if peers.daemon is not None:
         candidates["hv_kvp_daemon"] = asking(peers.daemon, theirs)
     for name, *_ in ECHOES:
