@@ -82,6 +82,12 @@ class Reason(Enum):
         "see what uses them, and the limits of this process (`TasksMax=`, `LimitNOFILE=`, `MemoryMax=`)",
     )
 
+    FROZEN = (
+        "frozen",
+        "it would write to a file system that a backup holds frozen",
+        "repeat it from the host after the backup; a thaw within twenty seconds is waited for",
+    )
+
     # Of backup.
     NOT_PRIVILEGED = (
         "not_privileged",

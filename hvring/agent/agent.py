@@ -13,6 +13,7 @@ from hvring.agent.channel import Opener
 from hvring.agent.reporter import Reporter
 from hvring.agent.service_loop import ServiceLoop, attend
 from hvring.events import Event
+from hvring.services.base import IntegrationService
 from hvring.services.service import Service
 
 _UNDOING: Final = 5.0  # seconds at most that stopping waits for a thaw, which goes on without it, too
@@ -56,8 +57,11 @@ class Agent:
         """Begin to serve.  Returns at once; see :meth:`wait_open`.  RuntimeError when it was started before."""
         if self._tasks:
             raise RuntimeError("this agent was started before")
+        freezers = [service for service in self.services.values() if _may_freeze(service)]
         for service in self.services.values():
             service.on_event = self._reporter.tell
+            if freezers and isinstance(service, IntegrationService):
+                service.is_frozen = lambda: any(other.quiet for other in freezers)
         self._tasks = [
             asyncio.create_task(loop.run(), name=f"hvring-{name}") for name, loop in self._loops.items()
         ]
@@ -78,6 +82,8 @@ class Agent:
         self._reporter.flush()
         for service in self.services.values():
             service.on_event = None  # it may live on; what is left of this agent need not
+            if isinstance(service, IntegrationService):
+                service.is_frozen = None
 
     async def run(self) -> None:
         """Start, and serve until cancelled or until every service has stopped for good."""
@@ -114,3 +120,8 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+def _may_freeze(service: Service) -> bool:
+    """Whether it says of itself when nothing may be written."""
+    return getattr(type(service), "quiet", None) is not IntegrationService.quiet

@@ -6,9 +6,9 @@ each of the two can thaw without the other.  Opening is done by children that ma
 that may hang, too, and that stays while the mounts are frozen: a third one to thaw them, when the guardian is killed
 or stopped.
 
-From the first freeze to the thaw all three look up no path, start no program and write no log.  The guardian thaws when
-it is told to, when the service is gone, at the deadline and on SIGTERM; a mount that does not thaw stops none of the
-others, and is tried again until it does.
+From the first freeze to the thaw all three look up no path, start no program, write no log and need no memory.  The
+guardian thaws when it is told to, when the service is gone, at the deadline and on SIGTERM; a mount that does not thaw
+stops none of the others, and is tried again until it does.
 
 Run as ``python guardian.py CONTROL LIFELINE SERVICE PLAN OPEN_TIMEOUT FREEZE_TIMEOUT DEADLINE`` (descriptors, seconds).
 CONTROL is a SOCK_SEQPACKET socket: it takes FREEZE and then THAW, and gives :data:`EVENT` records.  LIFELINE is only
@@ -87,13 +87,43 @@ _CANNOT_BE_FROZEN: Final = (errno.EOPNOTSUPP, errno.ENOTTY, errno.EROFS, errno.E
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+class Hand:
+    """A thread that thaws one mount at a time.  One that was started before the freeze needs no memory afterwards.
+
+    Raises RuntimeError when there is no room for a thread.
+    """
+
+    def __init__(self) -> None:
+        self._mount, self._error = -1, 0
+        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._done.acquire()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def begin(self, mount: int) -> None:
+        """Thaw this one; once the one before is done."""
+        self._mount = mount
+        self._go.release()
+
+    def end(self, seconds: float) -> int | None:
+        """What became of it, an errno or 0; None: it is not done within that time."""
+        return self._error if self._done.acquire(timeout=seconds) else None
+
+    def _run(self) -> None:
+        while self._go.acquire():
+            self._error = _ioctl(self._mount, FITHAW)
+            self._done.release()
+
+
 class Thawing:
     """Thaws, in reverse order and through errors; ``left`` is what is not known to be thawed."""
 
-    def __init__(self, mounts: Mapping[int, int]) -> None:
-        """``mounts``: index to descriptor, in the order of freezing."""
+    def __init__(self, mounts: Mapping[int, int], hands: list[Hand] | None = None) -> None:
+        """``mounts``: index to descriptor, in the order of freezing.  ``hands`` are taken from and given back, but for
+        those that hang: there are new ones then."""
         self.left = dict(mounts)
-        self._running: dict[int, tuple[threading.Thread, list[int]]] = {}
+        self._idle = [] if hands is None else hands
+        self._running: dict[int, Hand] = {}
 
     def attempt(self) -> tuple[int, int]:
         """One attempt at each: index and errno of the first that would not, or (-1, 0).
@@ -124,21 +154,20 @@ class Thawing:
             time.sleep(_RETRY)
 
     def _thaw(self, index: int, turn: float) -> int:
-        if index not in self._running:
-            errors: list[int] = []
+        hand = self._running.get(index)
+        if hand is None:
             mount = self.left[index]
-            thread = threading.Thread(target=lambda: errors.append(_ioctl(mount, FITHAW)), daemon=True)
             try:
-                thread.start()
+                hand = self._idle.pop() if self._idle else Hand()
             except RuntimeError:  # no room for a thread
                 return _thawed(_ioctl(mount, FITHAW))
-            self._running[index] = thread, errors
-        thread, errors = self._running[index]
-        thread.join(turn)
-        if not errors:
+            self._running[index] = hand
+            hand.begin(mount)
+        error = hand.end(turn)
+        if error is None:
             return errno.ETIMEDOUT
-        del self._running[index]
-        return _thawed(errors[0])
+        self._idle.append(self._running.pop(index))
+        return _thawed(error)
 
 
 def _thawed(error: int) -> int:
@@ -265,6 +294,17 @@ def _is_on(descriptor: int, mount_id: int) -> bool:
         return any(line.split() == ["mnt_id:", str(mount_id)] for line in facts)
 
 
+def start_hands(nothing: int) -> list[Hand]:
+    """Before anything is frozen: all that a thaw needs, tried once on a descriptor on which nothing can be thawed."""
+    hands: list[Hand] = []
+    try:
+        hands += Hand(), Hand()
+    except RuntimeError:  # no room: then when it is needed
+        return hands
+    Thawing({0: nothing, 1: nothing}, hands).attempt()
+    return hands
+
+
 class FreezingChild:
     """Writes out every mount, then freezes every mount, and reports each step; then thaws if nobody else does."""
 
@@ -276,15 +316,17 @@ class FreezingChild:
         self._pid = os.fork()
         if self._pid == 0:
             frozen: dict[int, int] = {}
+            hands: list[Hand] = []
             try:
                 become_a_child()
                 keep_only(steps, orders, service, lifeline, *mounts.values())
                 libc.prctl(_PR_SET_NAME, b"hvring-freezer", 0, 0, 0)
                 libc.mlockall(_MCL_CURRENT_FUTURE)
+                hands = start_hands(lifeline)
                 self._work(mounts, frozen, steps, orders, libc)
                 self._watch(steps, orders, service, deadline)
             finally:
-                Thawing(frozen).finish(lambda *_: None)
+                Thawing(frozen, hands).finish(lambda *_: None)
                 os._exit(0)
         os.close(steps)
         os.close(orders)
@@ -381,6 +423,7 @@ class Guardian:
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
         self._mounts: dict[int, int] = {}
+        self._hands: list[Hand] = []
         self._frozen: dict[int, int] = {}  # may be frozen by this family
         self._to_write: list[int] = []  # what the child has not done yet, as far as it has said so
         self._to_freeze: list[int] = []
@@ -400,14 +443,14 @@ class Guardian:
         if self._wait(None) != _TOLD or self._order() != FREEZE:
             return
         watching = self._freeze(freeze_timeout, deadline)
-        Thawing(self._frozen).finish(lambda index, error: self._tell(HELD, index, error))
+        Thawing(self._frozen, self._hands).finish(lambda index, error: self._tell(HELD, index, error))
         self._tell(CLEAR)
         if watching is not None:  # it would have thawed in this one's place
             watching.end(lambda *_: None, _GRACE)
 
     def thaw(self) -> None:
         """Whatever went wrong here: what may be frozen is thawed."""
-        Thawing(self._frozen).finish(lambda *_: None)
+        Thawing(self._frozen, self._hands).finish(lambda *_: None)
 
     def _opened(self, index: int, error: int, descriptor: int) -> bool:
         message = EVENT.pack(OPENED, index, error)
@@ -428,11 +471,14 @@ class Guardian:
         until = time.monotonic() + freeze_timeout
         child = FreezingChild(self._mounts, self._service, self._lifeline, deadline, self._libc)
         self._to_write, self._to_freeze = list(self._mounts), list(self._mounts)
+        self._hands = start_hands(self._lifeline)
         held_until = float("inf")
         while True:
             if not self._to_write and held_until == float("inf"):
                 held_until = time.monotonic() + deadline
                 until = min(until, held_until)
+                # The fork has made all pages of this process such as are copied when they are written to.
+                self._libc.mlockall(_MCL_CURRENT_FUTURE)
                 self._tell(FREEZING)
             if not self._to_write and not self._to_freeze:
                 break
@@ -471,7 +517,7 @@ class Guardian:
         self._tell_why(why if is_gone else STUCK, errno.ECHILD if why == _STEPPED else errno.ETIMEDOUT)
         # While a freeze goes on, a thaw of the same mount would wait for it, and the freeze may itself
         # wait for one of the others (an image on a frozen file system): those come first.
-        thawing = Thawing(self._frozen)
+        thawing = Thawing(self._frozen, self._hands)
         while not is_gone:
             thawing.attempt()
             is_gone = child.end(self._heard, _RETRY)
@@ -581,3 +627,4 @@ def main(arguments: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    os._exit(0)  # nothing is left to be done, and an interpreter takes its time to end

@@ -101,6 +101,8 @@ class IntegrationService(Service, Generic[M]):
         self._news = News(self._told)
         self._told_of: set[type[MessageError]] = set()  # kinds of requests that were refused on this channel
         self.on_event: Callable[[Event], None] | None = None
+        #: Whether file systems may be frozen, by a service beside this one; set by whoever serves both.
+        self.is_frozen: Callable[[], bool] | None = None
 
     # ------------------------------------------------------------------------- what a service is made of
 

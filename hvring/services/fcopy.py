@@ -33,6 +33,7 @@ from hvring.ic.unreadable import Unreadable
 from hvring.pending import Pending, is_due, soonest
 from hvring.reasons import Reason
 from hvring.services.base import IntegrationService, Response, Result, Taken, inherited
+from hvring.services.held import when_thawed
 from hvring.status import Status
 
 if TYPE_CHECKING:
@@ -221,17 +222,17 @@ class Fcopy(IntegrationService[ReadMessage]):
         self.tell(EventKind.ASKED, what, path=asked.path, name=asked.name, size=asked.size)
         self._extents = Extents(asked.size)
         self._state = CopyState.STARTING
-        return self._follow(
-            lambda: self._receiver.start(
+
+        def start() -> Pending[Incoming] | Incoming:
+            return self._receiver.start(
                 asked.path,
                 asked.name,
                 overwrite=bool(asked.flags & FcopyFlag.OVERWRITE),
                 create_path=bool(asked.flags & FcopyFlag.CREATE_PATH),
                 size=asked.size,
-            ),
-            self._begun,
-            CopyState.IDLE,
-        )
+            )
+
+        return self._follow(lambda: when_thawed(self.is_frozen, start), self._begun, CopyState.IDLE)
 
     def _begun(self, incoming: Incoming) -> Response:
         self._incoming = incoming

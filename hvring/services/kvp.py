@@ -32,6 +32,7 @@ from hvring.ic.unreadable import Unreadable
 from hvring.pending import Pending, soonest, then
 from hvring.reasons import Reason
 from hvring.services.base import IntegrationService, Response, Result, inherited
+from hvring.services.held import when_thawed
 from hvring.status import Status
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ _NOT_FOUND: Final = Response(Status.NO_MORE_ITEMS)
 _AUTO: Final = KvpPool.AUTO  # a member's name is looked up anew each time that it is asked of its class
 _LAST_POOL: Final = KvpPool.AUTO_INTERNAL
 _PREPARE_AGAIN: Final = 60.0  # seconds
+_LOOK_AGAIN: Final = 1.0  # seconds, for a thaw
 
 
 class UnusablePairError(MessageError):
@@ -171,6 +173,9 @@ class Kvp(IntegrationService[KvpMessage]):
         now = self._monotonic()
         if self._is_prepared or (self._prepare_at is not None and now < self._prepare_at):
             return
+        if self.is_frozen is not None and self.is_frozen():
+            self._prepare_at = now + _LOOK_AGAIN
+            return
         self._is_prepared = self.attempt("making the pools", self._make_ready)
         self._prepare_at = None if self._is_prepared else now + _PREPARE_AGAIN
 
@@ -208,7 +213,10 @@ class Kvp(IntegrationService[KvpMessage]):
             )
             return _DONE
 
-        return then(self._store.set(asked.pool, asked.key, str(asked.value)), answer)
+        def write() -> Pending[None] | None:
+            return self._store.set(asked.pool, asked.key, str(asked.value))
+
+        return then(when_thawed(self.is_frozen, write), answer)
 
     def _delete(self, asked: KvpDelete) -> Result:
         def answer(was_there: bool) -> Response:
@@ -222,7 +230,7 @@ class Kvp(IntegrationService[KvpMessage]):
             )
             return _DONE
 
-        return then(self._store.delete(asked.pool, asked.key), answer)
+        return then(when_thawed(self.is_frozen, lambda: self._store.delete(asked.pool, asked.key)), answer)
 
     def _enumerate(self, asked: KvpEnumerate) -> Result:
         def answer(pair: tuple[str, str] | None) -> Response:
@@ -281,7 +289,7 @@ class Kvp(IntegrationService[KvpMessage]):
         wish = IpInfo(
             asked.family, bool(asked.dhcp), asked.addresses, asked.subnets, asked.gateways, asked.dns
         )
-        return go_on(lambda: self._store.set_ip(asked.adapter, wish))
+        return go_on(lambda: when_thawed(self.is_frozen, lambda: self._store.set_ip(asked.adapter, wish)))
 
 
 class KvpWithBinaryIp(Kvp):

@@ -56,6 +56,35 @@ def test_mounts_thaw_in_reverse_order(kernel: Kernel, thawing: guardian.Thawing)
     assert thawing.left == {}
 
 
+def test_threads_that_were_started_before_are_enough_unless_they_hang(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guardian, "_THAW_TURN", 0.01)
+    monkeypatch.setattr(guardian, "_THAW_TIME", 0.2)
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda self: (started.append(self), start(self))[1])
+    hold = threading.Event()
+    thawed = kernel({1003: hold})
+    hands = guardian.start_hands(999)
+    assert len(hands) == 2
+    assert thawed == [999, 999]
+    for _ in range(3):
+        assert guardian.Thawing({0: 1001, 1: 1002}, hands).attempt() == (-1, 0)
+    assert len(hands) == len(started) == 2
+    stuck = guardian.Thawing({0: 1001, 1: 1003, 2: 1003}, hands)
+    assert stuck.attempt() == (2, errno.ETIMEDOUT)
+    assert list(stuck.left) == [1, 2]
+    assert len(started) == 3
+    again = guardian.Thawing({0: 1001}, hands)  # by none of those that hang
+    assert again.attempt() == (-1, 0)
+    assert len(started) == 3
+    hold.set()
+    monkeypatch.setattr(guardian, "_THAW_TIME", 60.0)
+    assert stuck.attempt() == (-1, 0)
+    assert len(hands) == 3
+
+
 @pytest.mark.parametrize("error", [errno.EINVAL, errno.EOPNOTSUPP])
 def test_one_that_was_not_frozen_is_no_error(kernel: Kernel, thawing: guardian.Thawing, error: int) -> None:
     thawed = kernel(dict.fromkeys(MOUNTS, error))
@@ -215,11 +244,12 @@ def test_what_the_child_has_frozen_is_thawed_although_the_guardian_had_not_read_
 ) -> None:
     thawed = kernel({})
     monkeypatch.setattr(guardian, "FreezingChild", lambda *_: PlayedChild(thawed))
+    monkeypatch.setattr(guardian, "start_hands", lambda _: [])
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         it = object.__new__(guardian.Guardian)
         it._control, it._service, it._signalled = theirs, ours.fileno(), ours.fileno()
-        it._lifeline, it._libc = -1, None
+        it._lifeline, it._libc, it._hands = -1, None, []
         it._mounts, it._frozen = {0: 1001, 1: 1002}, {}
         ours.send(guardian.THAW)
         monkeypatch.setattr(it, "_wait", lambda *_: guardian._TOLD)
