@@ -61,7 +61,7 @@ class Agent:
         for service in self.services.values():
             service.on_event = self._reporter.tell
             if freezers and isinstance(service, IntegrationService):
-                service.is_frozen = lambda: any(other.quiet for other in freezers)
+                service.is_frozen = _asking(freezers)
         self._tasks = [
             asyncio.create_task(loop.run(), name=f"hvring-{name}") for name, loop in self._loops.items()
         ]
@@ -120,6 +120,13 @@ class Agent:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.stop()
+
+
+def _asking(freezers: list[Service]) -> Callable[[], bool]:
+    if len(freezers) == 1:  # asked for each change of a pool
+        (only,) = freezers
+        return lambda: only.quiet
+    return lambda: any(other.quiet for other in freezers)
 
 
 def _may_freeze(service: Service) -> bool:

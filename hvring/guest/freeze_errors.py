@@ -7,7 +7,10 @@ import errno
 import os
 from typing import Final
 
+from hvring.events import printable
 from hvring.guest import guardian
+from hvring.guest.mounts import Filesystem
+from hvring.guest.stack import backing_files, block_devices
 from hvring.reasons import Reason, of_errno
 
 _FREEZE_REASONS: Final = {
@@ -21,12 +24,12 @@ _FREEZE_REASONS: Final = {
 }
 
 
-def explain_open(error: int) -> str:
-    """Why a mount point could not be opened, for people."""
+def explain_open(error: int, where: str = "") -> str:
+    """Why a mount point could not be opened, for people; ``where``: in the kernel, if it hangs."""
     if error == guardian.HIDDEN:
         return "hidden under another mount"
     if error == errno.ETIMEDOUT:
-        return "opening it hangs"
+        return f"opening it hangs (in {where})" if where else "opening it hangs"
     return os.strerror(error)
 
 
@@ -45,6 +48,15 @@ def explain_freeze(error: int) -> str:
     if error == errno.ECHILD:
         return "the freezing process was killed"
     return os.strerror(error)
+
+
+def explain_stuck(filesystem: Filesystem, words: str, sysfs: str = "/sys") -> str:
+    """Why freezing it does not end: what the guardian found, and what it lies on; "" if nothing is known."""
+    found = [words] if words else []
+    first = filesystem.mounts[0]
+    for device in block_devices(first.device, first.source, sysfs):
+        found += [f"it is an image: {printable(path)}" for path in backing_files(device, sysfs)]
+    return f" ({'; '.join(found)})" if found else ""
 
 
 def freeze_reason(error: int) -> Reason:

@@ -72,7 +72,7 @@ from typing import Final
 
 from hvring.errors import EffectError
 from hvring.guest import guardian, launch
-from hvring.guest.freeze_errors import explain_freeze, explain_open, freeze_reason, open_reason
+from hvring.guest.freeze_errors import explain_freeze, explain_open, explain_stuck, freeze_reason, open_reason
 from hvring.guest.mounts import Filesystem
 from hvring.guest.witness import Event, Heard, Witness, close_all
 from hvring.pending import Pending
@@ -294,11 +294,12 @@ class GuardedFreeze:
         if heard.descriptor >= 0:
             self._mounts[heard.index] = heard.descriptor
         elif heard.error in _OUR_OWN or (heard.error == errno.ETIMEDOUT and not filesystem.is_elsewhere):
-            self._fail(f"cannot open {filesystem}: {explain_open(heard.error)}", open_reason(heard.error))
+            why = explain_open(heard.error, heard.words)
+            self._fail(f"cannot open {filesystem}: {why}", open_reason(heard.error))
             self._do_break_off(heard)
             return
         else:
-            self.left_out.append(f"{filesystem}: {explain_open(heard.error)}")
+            self.left_out.append(f"{filesystem}: {explain_open(heard.error, heard.words)}")
         self._freeze_if_opened()
 
     def _do_go_on(self, _: Heard) -> None:
@@ -323,7 +324,9 @@ class GuardedFreeze:
             self._fail(what, freeze_reason(heard.error))
         elif heard.event is Event.STUCK:
             self.is_stuck = True
-            what = f"freezing {self._filesystems[heard.index]} does not end; the others are thawed"
+            what = "writing out" if self.state is State.WRITING else "freezing"
+            why = explain_stuck(self._filesystems[heard.index], heard.words)
+            what = f"{what} {self._filesystems[heard.index]} does not end{why}; the others are thawed"
             self._fail(what, Reason.FREEZE_STUCK)
         elif heard.event is Event.EXPIRED:
             self._fail("the guardian thawed everything at its deadline", Reason.FREEZE_EXPIRED)

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 if TYPE_CHECKING:
     import ctypes
+    from types import ModuleType
 
 FIFREEZE: Final = 0xC0045877
 FITHAW: Final = 0xC0045878
@@ -46,8 +47,9 @@ FITHAW: Final = 0xC0045878
 FREEZE: Final = b"F"
 THAW: Final = b"T"
 
-#: What happened, the index of the file system that it is about (or -1), an errno (or 0).
+#: What happened, the index of the file system that it is about (or -1), an errno (or 0); words may follow.
 EVENT: Final = struct.Struct("=cii")
+WORDS: Final = 1000  #: bytes of them at most
 HERE: Final = b"p"  #: with a pidfd, from a guardian that a service manager has started
 READY: Final = (
     b"r"  #: started; index: whether its control group is not the service's; errno: memory is not locked
@@ -212,6 +214,7 @@ class Openers:
     def __init__(self, plan: Sequence[Sequence[tuple[str, int]]], timeout: float) -> None:
         self._plan = plan
         self._timeout = timeout
+        self.hung = 0  #: the one that was given up last
 
     def run(self, found: Callable[[int, int, int], bool], others: Iterable[int]) -> bool:
         """``found(index, errno, descriptor)`` for each file system; False: it said so, or one of ``others`` spoke."""
@@ -232,6 +235,8 @@ class Openers:
                         return False
                     error, descriptor, ended = errno.ETIMEDOUT, -1, True
                     hangs = not ready
+                    if hangs:
+                        self.hung = pid
                     if ready:
                         raw, descriptors, _, _ = socket.recv_fds(answers, _OPENING.size, 1)
                         ended = len(raw) != _OPENING.size
@@ -313,8 +318,8 @@ class FreezingChild:
     ) -> None:
         self.steps, steps = os.pipe()
         orders, self._orders = os.pipe()
-        self._pid = os.fork()
-        if self._pid == 0:
+        self.pid = os.fork()
+        if self.pid == 0:
             frozen: dict[int, int] = {}
             hands: list[Hand] = []
             try:
@@ -393,11 +398,11 @@ class FreezingChild:
 
     def end(self, heard: Callable[[bytes, int, int], object], timeout: float | None) -> bool:
         """Kill it; True once it is gone.  One that waits in the kernel dies only when that wait is over."""
-        os.kill(self._pid, signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
         while _readable([self.steps], timeout):
             step = self.step()
             if step is None:
-                os.waitpid(self._pid, 0)
+                os.waitpid(self.pid, 0)
                 return True
             heard(*step)
         return False
@@ -411,12 +416,18 @@ def is_obstacle(error: int) -> bool:
 class Guardian:
     """One freeze, from the order to the thaw."""
 
-    def __init__(self, control: socket.socket, lifeline: int, service: int) -> None:
+    def __init__(
+        self, control: socket.socket, lifeline: int, service: int, inquest: ModuleType | None = None
+    ) -> None:
+        """``inquest``: hvring.guest.inquest, by whatever name it was loaded."""
         import ctypes  # the service imports this module too, and has no use for it
 
         self._control = control
         self._lifeline = lifeline
         self._service = service
+        self._inquest = inquest
+        self._openers: Openers | None = None
+        self._namespaces: set[int] = set()  # processes by which mounts are reached
         self._libc = ctypes.CDLL(None, use_errno=True)
         self._signalled, wake = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake)
@@ -438,7 +449,10 @@ class Guardian:
         """Until the mounts are thawed, or the service is gone before it gave an order."""
         self._tell(READY, int(is_apart(pid_of(self._service))), self._lock_memory())
         others = (self._control.fileno(), self._signalled, self._service)
-        if not Openers(plan, open_timeout).run(self._opened, others):
+        self._openers = Openers(plan, open_timeout)
+        ways = [path.removeprefix("/proc/").partition("/") for mounts in plan for path, _ in mounts]
+        self._namespaces = {int(pid) for pid, _, rest in ways if pid.isdecimal() and rest.startswith("root")}
+        if not self._openers.run(self._opened, others):
             return
         if self._wait(None) != _TOLD or self._order() != FREEZE:
             return
@@ -454,6 +468,8 @@ class Guardian:
 
     def _opened(self, index: int, error: int, descriptor: int) -> bool:
         message = EVENT.pack(OPENED, index, error)
+        if error == errno.ETIMEDOUT and self._inquest is not None and self._openers is not None:
+            message += self._inquest.place(self._openers.hung).encode()[:WORDS]
         try:
             if error:
                 self._control.send(message)
@@ -514,7 +530,8 @@ class Guardian:
             self._tell_why(why, errno.ETIMEDOUT)
             return child
         is_gone = child.end(self._heard, _GRACE)
-        self._tell_why(why if is_gone else STUCK, errno.ECHILD if why == _STEPPED else errno.ETIMEDOUT)
+        words = b"" if is_gone else self._why_stuck(child)
+        self._tell_why(why if is_gone else STUCK, errno.ECHILD if why == _STEPPED else errno.ETIMEDOUT, words)
         # While a freeze goes on, a thaw of the same mount would wait for it, and the freeze may itself
         # wait for one of the others (an image on a frozen file system): those come first.
         thawing = Thawing(self._frozen, self._hands)
@@ -527,12 +544,25 @@ class Guardian:
                 self._frozen[index] = self._mounts[index]
         return None
 
-    def _tell_why(self, why: bytes, error: int) -> None:
-        at = (self._to_write or self._to_freeze or [-1])[0]
+    def _tell_why(self, why: bytes, error: int, words: bytes = b"") -> None:
+        at = self._at()
         if why in (_STEPPED, EXPIRED):
             self._tell(FAILED, at, error)
         elif why != _TOLD:
-            self._tell(why, at, error)
+            self._tell(why, at, error, words)
+
+    def _at(self) -> int:
+        """Which mount the child is at."""
+        return (self._to_write or self._to_freeze or [-1])[0]
+
+    def _why_stuck(self, child: FreezingChild) -> bytes:
+        """While it is as it is: once the others are thawed, some of that may be gone."""
+        mount = self._mounts.get(self._at())
+        if self._inquest is None or mount is None:
+            return b""
+        tables = [os.getpid(), pid_of(self._service), *self._namespaces]
+        found: str = self._inquest.why(child.pid, mount, tables)
+        return found.encode("utf-8", "replace")[:WORDS]
 
     def _wait(self, until: float | None, steps: int = -1) -> bytes:
         """What comes first: _TOLD (or the service is gone), TERMINATED, EXPIRED or _STEPPED."""
@@ -552,9 +582,9 @@ class Guardian:
         except OSError:
             return b""
 
-    def _tell(self, what: bytes, index: int = -1, error: int = 0) -> None:
+    def _tell(self, what: bytes, index: int = -1, error: int = 0, words: bytes = b"") -> None:
         try:
-            self._control.send(EVENT.pack(what, index, error), socket.MSG_DONTWAIT)
+            self._control.send(EVENT.pack(what, index, error) + words, socket.MSG_DONTWAIT)
         except OSError:
             pass  # nobody is there to be told; what was to be done is done
 
@@ -597,6 +627,19 @@ def _control_groups(path: str) -> dict[str, str]:
     return {controllers: group for _, controllers, group in fields}
 
 
+def _inquest() -> ModuleType | None:
+    """What stands beside this file; without it there are fewer words, and all else works."""
+    sys.path.append(os.path.dirname(os.path.abspath(__file__)))
+    try:
+        import inquest  # type: ignore[import-not-found]
+    except ImportError:
+        return None
+    finally:
+        sys.path.pop()
+    found: ModuleType = inquest
+    return found
+
+
 def main(arguments: Sequence[str]) -> None:
     """See the top of this file."""
     if arguments:
@@ -617,7 +660,7 @@ def main(arguments: Sequence[str]) -> None:
     open_timeout, freeze_timeout, deadline = map(float, arguments[4:])
     plan = json.loads(os.pread(plan_file, os.fstat(plan_file).st_size, 0))
     threading.stack_size(_THREAD_STACK)  # the stacks are locked in memory, too
-    guardian = Guardian(connection, lifeline, service)
+    guardian = Guardian(connection, lifeline, service, _inquest())
     try:
         guardian.run(plan, open_timeout, freeze_timeout, deadline)
     except BaseException:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from hvring.events import printable
 from hvring.guest import guardian, launch
 from hvring.guest.mounts import Filesystem
 from hvring.guest.rescue import Rescue
@@ -42,12 +43,13 @@ class Event(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """An event, the file system that it is about or another number, an errno, and a descriptor that came with it."""
+    """An event, the file system that it is about or another number, an errno; a descriptor and words that came too."""
 
     event: Event
     index: int = -1
     error: int = 0
     descriptor: int = -1
+    words: str = ""
 
 
 class Witness:
@@ -164,7 +166,7 @@ class Witness:
         descriptors = array.array("i")
         try:
             raw, more, _, _ = family.control.recvmsg(
-                guardian.EVENT.size,
+                guardian.EVENT.size + guardian.WORDS,
                 socket.CMSG_LEN(descriptors.itemsize),
                 socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC,
             )
@@ -172,17 +174,18 @@ class Witness:
             raw, more = b"", []
         for _, _, data in more:
             descriptors.frombytes(data[: descriptors.itemsize])
-        if len(raw) != guardian.EVENT.size:
+        if len(raw) < guardian.EVENT.size:
             self._forget_control(family)
             return Heard(Event.DEAD)
-        what, index, error = guardian.EVENT.unpack(raw)
+        what, index, error = guardian.EVENT.unpack_from(raw)
+        words = printable(raw[guardian.EVENT.size :].decode("utf-8", "replace"))
         if what == guardian.HERE and descriptors and family.guardian < 0:
             family.meet(descriptors[0])
             self._epoll.register(family.guardian, select.EPOLLIN)
             return self.hear()
         if what == guardian.OPENED and not error and not descriptors:
             error = errno.EMFILE  # it came, and there was no room for it
-        return Heard(Event(what), index, error, descriptors[0] if descriptors else -1)
+        return Heard(Event(what), index, error, descriptors[0] if descriptors else -1, words)
 
     def _forget(self, family: launch.Family) -> None:
         """Before it is closed."""

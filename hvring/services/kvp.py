@@ -213,10 +213,11 @@ class Kvp(IntegrationService[KvpMessage]):
             )
             return _DONE
 
-        def write() -> Pending[None] | None:
-            return self._store.set(asked.pool, asked.key, str(asked.value))
-
-        return then(when_thawed(self.is_frozen, write), answer)
+        frozen = self.is_frozen
+        if frozen is not None and frozen():
+            wait = when_thawed(frozen, lambda: self._store.set(asked.pool, asked.key, str(asked.value)))
+            return then(wait, answer)
+        return then(self._store.set(asked.pool, asked.key, str(asked.value)), answer)
 
     def _delete(self, asked: KvpDelete) -> Result:
         def answer(was_there: bool) -> Response:

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from hvring.agent import settings as settings_module
 from hvring.agent.settings import (
     FcopySettings,
     KvpSettings,
@@ -22,12 +23,15 @@ from hvring.agent.settings import (
     VssSettings,
 )
 from hvring.agent.standard import standard_services
+from hvring.agent.verify import SettingsError
 from hvring.cli import run, serving
 from hvring.guest.files import DirectoryReceiver
 from hvring.guest.freezer import SystemFreezer
 from hvring.guest.identity import DomainName
 from hvring.guest.pools import PoolStore
 from hvring.guest.power import SystemPower
+from hvring.ic.hv_utils.dialect import PATIENCE
+from hvring.ic.hv_utils.vss import FREEZE_PATIENCE
 from hvring.services import Fcopy, Kvp, TimeSync, Vss
 
 # A knob that is called differently where it goes to.
@@ -81,6 +85,27 @@ def test_the_knobs_of_the_services_reach_what_they_are_for() -> None:
     assert isinstance(fcopy, Fcopy)
     receiver: Any = fcopy._receiver
     assert (receiver._terms.owner, receiver._timeout, receiver._sync_timeout) == ((1, 2), 3.0, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "name"),
+    [
+        ({"freeze_timeout": 701.0}, "freeze_timeout"),
+        ({"hooks_total": 761.0}, "hooks_total"),
+        ({"freeze_timeout": 400.0, "hooks_total": 421.0}, "hooks_total"),
+        ({"thaw_timeout": 27.5}, "thaw_timeout"),
+    ],
+)
+def test_what_would_last_longer_than_a_host_waits_is_refused(knobs: dict[str, float], name: str) -> None:
+    with pytest.raises(SettingsError, match=r"host waits(, which is 27| 870)") as refused:
+        VssSettings(**knobs)
+    assert [which for which, _ in refused.value.problems] == [name]
+    VssSettings(**{knob: value - 1 for knob, value in knobs.items()})
+
+
+def test_hv_utils_is_given_up_on_when_the_settings_say_that_a_host_does() -> None:
+    assert settings_module.HOST_WAITS == FREEZE_PATIENCE
+    assert settings_module.THAW_WAITS == PATIENCE
 
 
 def parsed(*words: str) -> Settings:

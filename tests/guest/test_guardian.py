@@ -249,7 +249,7 @@ def test_what_the_child_has_frozen_is_thawed_although_the_guardian_had_not_read_
     with ours, theirs:
         it = object.__new__(guardian.Guardian)
         it._control, it._service, it._signalled = theirs, ours.fileno(), ours.fileno()
-        it._lifeline, it._libc, it._hands = -1, None, []
+        it._lifeline, it._libc, it._hands, it._inquest = -1, None, [], None
         it._mounts, it._frozen = {0: 1001, 1: 1002}, {}
         ours.send(guardian.THAW)
         monkeypatch.setattr(it, "_wait", lambda *_: guardian._TOLD)
