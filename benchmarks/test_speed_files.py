@@ -30,9 +30,11 @@ from processes import spent
 from processors import HOST, favour, favoured
 from uio_daemon import UioDaemon
 
+from hvring.guest.files import DirectoryReceiver
 from hvring.host.testing import ThreadedHost, running_host
 from hvring.ic.fcopy import CHUNK, NO_ID, CompleteCopy, FcopyFlag, FcopyOperation, StartCopy
 from hvring.ic.frame import Frame, MessageType
+from hvring.pending import settle
 
 SIZE = 2048 * CHUNK  # 12 MiB
 GIB = 1 << 30
@@ -222,3 +224,40 @@ def test_copy(benchmark: Any, folder: Path) -> None:
         add("dd bs=6144", lambda: copies.by_dd(CHUNK), None)
         add("dd bs=1M", lambda: copies.by_dd(1 << 20), None)
         in_turns(benchmark, candidates, unit="s/GiB", rounds=9, cpu=cpu, bytes=size, skipped=copies.skipped)
+
+
+def test_settings(benchmark: Any, tmp_path: Path) -> None:
+    """What the receiver alone, without a host, takes for a file by what is asked of it."""
+    size = SIZE if benchmark.enabled else 8 * CHUNK
+    data = os.urandom(size)
+    cpu: dict[str, list[float]] = {}
+    candidates: dict[str, Run] = {}
+    for name, more in {
+        "as it comes": {},
+        "sha256 = false": {"sha256": False},
+        "allocate = false": {"allocate": False},
+        "quota and reserve": {"quota": 1 << 40, "reserve": 1},
+        "sync = false": {"sync": False},
+    }.items():
+        candidates[name] = received(tmp_path, data, DirectoryReceiver([tmp_path], **more), cpu, name)  # type: ignore[arg-type]
+    in_turns(benchmark, candidates, unit="s/GiB", rounds=9, cpu=cpu, bytes=size)
+
+
+def received(
+    folder: Path, data: bytes, receiver: DirectoryReceiver, cpu: dict[str, list[float]], name: str
+) -> Run:
+    def run() -> float:
+        worker = receiver._workers.take()  # its start is another question
+        receiver._workers.give_back(worker)
+        before = spent(worker.pid, os.getpid())
+        start = time.perf_counter()
+        incoming = settle(receiver.start(str(folder), "file", size=len(data)))
+        for at in range(0, len(data), CHUNK):
+            settle(incoming.write(at, data[at : at + CHUNK]))
+        path = settle(incoming.complete())
+        took = time.perf_counter() - start
+        cpu.setdefault(name, []).append((spent(worker.pid, os.getpid()) - before) * GIB / len(data))
+        os.unlink(path)
+        return took * GIB / len(data)
+
+    return run

@@ -170,6 +170,7 @@ def _fcopy(settings: Settings, effects: Effects) -> Service:
         rules=own.terms_by_rule(),
         timeout=own.timeout,
         sync_timeout=own.sync_timeout,
+        sweeps=settings.real,  # what lies about is of copies that were meant
     )
     return Fcopy(effects.receiver or usual)
 

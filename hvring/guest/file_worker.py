@@ -18,6 +18,7 @@ import struct
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 from hvring.guest import folders
@@ -169,7 +170,8 @@ class FileWorker:
         if what == FIND:
             return "found" if self._find(bytes(rest)) else ""
         if what == SWEEP:
-            os.nice(19)  # a process of its own, which nobody waits for
+            with suppress(OSError):  # it may not, in a sandbox
+                os.nice(19)  # a process of its own, which nobody waits for
             return str(sweep_below(os.fsdecode(bytes(rest)), number / 1000))
         part = self._part
         if part is None:

@@ -92,13 +92,14 @@ class DirectoryReceiver:
         rules: Iterable[tuple[str | os.PathLike[str], Terms]] = (),
         timeout: float = 10.0,
         sync_timeout: float = 25.0,
+        sweeps: bool = True,
     ) -> None:
         """An allowed directory must exist; links in its own path are followed.
 
         What files must keep to is said by :class:`~hvring.guest.terms.Terms`, whose fields these are, for all allowed
         directories; ``rules`` have other terms for some, at or below them: the nearest one counts, and no other.
         Seconds: ``timeout`` for each look at a file system and each write, ``sync_timeout`` to have the file on the
-        disk.  ValueError for what can be none of these.
+        disk.  ``sweeps``: whether :meth:`sweep` does anything.  ValueError for what can be none of these.
         """
         allowed = [os.fspath(path) for path in allowed]
         if not all(allowed):
@@ -114,6 +115,7 @@ class DirectoryReceiver:
                 raise ValueError(f"/{'/'.join(parts)} is at or below no allowed directory")
         self._timeout = timeout
         self._sync_timeout = sync_timeout
+        self._sweeps = sweeps
         self._workers = Workers()
 
     def start(
@@ -176,6 +178,8 @@ class DirectoryReceiver:
         Only what nobody is at work on, as many directories as a process of its own can look at in 5 s each.
         EffectError if that process cannot be started, or hangs.
         """
+        if not self._sweeps:
+            return 0
         return steps(self._workers.sweep(["/" + "/".join(root) for root in self._roots]))
 
     def inherit(self, before: DirectoryReceiver) -> None:

@@ -21,9 +21,8 @@ BELOW_RESERVE: Final = -2
 #: Files and directories below the one that has a quota; more are not counted, and nothing is copied there.
 MOST_COUNTED: Final = 100_000
 
-_SHARE: Final = (
-    10  # times as long as counting took is a count good for: a host cannot have it done all the time
-)
+_COUNTING: Final = 5.0  # seconds after which a directory is one that nobody counts
+_SHARE: Final = 10  # times as long as counting took is a count good for: a host cannot have it all the time
 _REMEMBERED: Final = 64
 _SLICE: Final = 256 << 20  # bytes that are asked for at once
 _PATIENCE: Final = 2.0  # seconds after which what is not allocated yet comes as it comes
@@ -102,6 +101,7 @@ class Quota:
 class _Count:
     size: int
     good_until: float
+    problem: NoRoomError | None = None  # why there is no size
 
 
 @dataclass(slots=True)
@@ -116,13 +116,22 @@ class Usage:
         which = status.st_dev, status.st_ino
         count = self._known.get(which)
         if count is None or time.monotonic() >= count.good_until:
-            began = time.monotonic()
-            size = count_below(folder, status.st_dev)
-            ended = time.monotonic()
-            if len(self._known) >= _REMEMBERED:
-                self._known.clear()
-            count = self._known[which] = _Count(size, ended + _SHARE * (ended - began))
+            count = self._count(folder, which)
+        if count.problem is not None:
+            raise NoRoomError(*count.problem.args)
         return Quota(most - count.size + replaced, self, which)
+
+    def _count(self, folder: int, which: tuple[int, int]) -> _Count:
+        began, size, problem = time.monotonic(), 0, None
+        try:
+            size = count_below(folder, which[0])
+        except NoRoomError as error:
+            problem = error
+        ended = time.monotonic()
+        if len(self._known) >= _REMEMBERED:
+            self._known.clear()
+        count = self._known[which] = _Count(size, ended + _SHARE * (ended - began), problem)
+        return count
 
     def add(self, which: tuple[int, int], more: int) -> None:
         """What a count that is good for some time has to know."""
@@ -133,9 +142,10 @@ class Usage:
 def count_below(folder: int, device: int) -> int:
     """Bytes of the files below a directory, on its own file system; what nobody here may read is left out.
 
-    Raises NoRoomError for more than :data:`MOST_COUNTED` files and directories.
+    Raises NoRoomError for more than :data:`MOST_COUNTED` files and directories, or what takes too long.
     """
     size, seen, waiting = 0, 0, ["."]
+    until = time.monotonic() + _COUNTING
     while waiting:
         path = waiting.pop()
         try:
@@ -146,8 +156,9 @@ def count_below(folder: int, device: int) -> int:
             with os.scandir(here) as entries:
                 for entry in entries:
                     seen += 1
-                    if seen > MOST_COUNTED:
-                        raise NoRoomError(OVER_QUOTA, f"more than {MOST_COUNTED} files, which nobody counts")
+                    if seen > MOST_COUNTED or (seen % 1024 == 0 and time.monotonic() > until):
+                        what = f"{seen} files and more, which are not counted for a quota"
+                        raise NoRoomError(OVER_QUOTA, what)
                     try:
                         status = entry.stat(follow_symlinks=False)
                     except (FileNotFoundError, PermissionError):

@@ -86,7 +86,7 @@ class Fcopy(IntegrationService[ReadMessage]):
         self.copied_bytes = 0  # and what they hold
         self._sweeping: Pending[int] | None = None
         self._sweep_at: float | None = None  # when it is begun, or gone on with
-        self._is_new = True
+        self._is_to_sweep = isinstance(receiver, Sweeper)
 
     def adopt(self, fresh: Fcopy) -> None:
         # A file that is on its way in has its own hold on the old one.
@@ -104,15 +104,8 @@ class Fcopy(IntegrationService[ReadMessage]):
 
     def tick(self) -> None:
         super().tick()
-        if self._is_new:
-            self._is_new = False
-            self._sweep_in(SWEEP_AFTER)
-        if self._sweeping is not None:
-            if is_due(self._sweeping):
-                self._sweep(self._sweeping.resume)
-        elif self._sweep_at is not None and time.monotonic() >= self._sweep_at:
-            assert isinstance(self._receiver, Sweeper)
-            self._sweep(self._receiver.sweep)
+        if self._is_to_sweep:
+            self._see_to_sweep()
 
     @property
     def state(self) -> CopyState:
@@ -173,18 +166,29 @@ class Fcopy(IntegrationService[ReadMessage]):
 
     def _sweep_in(self, seconds: float) -> None:
         if self._sweeping is None and isinstance(self._receiver, Sweeper):
+            self._is_to_sweep = True
             self._sweep_at = time.monotonic() + seconds
 
-    def _sweep(self, step: Callable[[], int | Pending[int]]) -> None:
+    def _see_to_sweep(self) -> None:
         """Beside all else; a copy has no part in it."""
+        if self._sweeping is not None:
+            if is_due(self._sweeping):
+                self._sweep(self._sweeping.resume)
+        elif self._sweep_at is None:
+            self._sweep_in(SWEEP_AFTER)
+        elif time.monotonic() >= self._sweep_at and isinstance(self._receiver, Sweeper):
+            self._sweep(self._receiver.sweep)
+
+    def _sweep(self, step: Callable[[], int | Pending[int]]) -> None:
         self._sweeping = self._sweep_at = None
+        self._is_to_sweep = False
         try:
             outcome = step()
         except Exception as error:  # the receiver may be an embedder's own
             super().note("sweep", error)
             return
         if isinstance(outcome, Pending):
-            self._sweeping, self._sweep_at = outcome, outcome.at
+            self._sweeping, self._sweep_at, self._is_to_sweep = outcome, outcome.at, True
             return
         self.worked("sweep")
         if outcome:

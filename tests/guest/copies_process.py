@@ -76,7 +76,7 @@ def serve(settings: dict[str, Any], tell: int) -> None:
 
     async def main() -> None:
         def make() -> Any:
-            (service,) = standard_services(Settings(fcopy=own), ["fcopy"])
+            (service,) = standard_services(Settings(real=True, fcopy=own), ["fcopy"])
             return service
 
         def idle() -> None:

@@ -492,3 +492,17 @@ def test_leftovers_below_a_directory_are_removed_and_nothing_else_is_touched(
     assert sweep_below(str(drop), 60.0) == 0
     with pytest.raises(FileNotFoundError):
         sweep_below(str(drop / "no"), 60.0)
+
+
+def test_a_sandbox_that_allows_no_priorities_allows_a_sweep(
+    drop: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "nice", refuse(errno.EPERM))
+    (drop / ".hvring-1.part").touch()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        ours.send(REQUEST.pack(file_worker.SWEEP, 60_000) + os.fsencode(drop))
+        ours.shutdown(socket.SHUT_WR)
+        FileWorker(theirs).run()
+        assert ours.recv(4096) == REPLY.pack(0) + b"1"
+    assert tree(drop) == {}

@@ -321,6 +321,9 @@ def test_a_sweep_takes_what_is_left_and_nothing_under_way_and_its_process_is_gon
     assert [sorted(os.listdir(folder / "deep")) for folder in folders[:2]] == [["f"], []]
     assert len(os.listdir(folders[2] / "deep")) == 3
     assert settle(DirectoryReceiver().sweep()) == 0
+    (folders[2] / "deep" / "f").touch()
+    assert settle(DirectoryReceiver([folders[2]], sweeps=False).sweep()) == 0
+    assert len(os.listdir(folders[2] / "deep")) == 4
 
 
 def children() -> list[int]:
