@@ -36,8 +36,11 @@ lapsed    THAW    confess
 lapsed    reset   forget
 ========  ======  ================
 
-What is not in the table changes nothing; THAW is OK then.  A freezer may take its time (Pending): whoever has asked
-waits for the same work, and :meth:`Vss.tick` goes on with it when nobody waits.
+What is not in the table changes nothing; THAW is OK then.  It is FAIL, whatever it does, as the first word of a backup
+over this channel: the freeze that it ends was another channel's, or a process's that is gone, and is over.
+
+A freezer may take its time (Pending): whoever has asked waits for the same work, and :meth:`Vss.tick` goes on with it
+when nobody waits.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ from hvring.ic.vss import (
     VssOperation,
     VssRequest,
 )
-from hvring.pending import Pending, is_due, soonest
+from hvring.pending import Pending, is_due, soonest, then
 from hvring.reasons import Obstacle, Reason
 from hvring.services.base import IntegrationService, Response, Result, error_status
 from hvring.status import Status
@@ -184,6 +187,7 @@ class Vss(IntegrationService[VssMessage]):
         self._since: float | None = None  # when the first file system was frozen
         self._held = 0.0
         self._next: Vss | None = None  # whose settings are to be taken
+        self._is_asked = False  # for a backup, over this channel
 
     def adopt(self, fresh: Vss) -> None:
         """After the thaw, if something is frozen: what a freezer froze, only it can thaw."""
@@ -208,7 +212,7 @@ class Vss(IntegrationService[VssMessage]):
             case VssOperation.FREEZE:
                 return self._asked_to_freeze(message.luns if isinstance(message, VssFreeze) else ())
             case VssOperation.THAW:
-                return self._operate(BackupEvent.THAW)
+                return self._asked_to_thaw()
         if operation > VssOperation.QUERY_CLUSTER:
             self.counters.unknown_operation += 1
         return _OK  # nothing to do, and Linux says so to it
@@ -248,6 +252,7 @@ class Vss(IntegrationService[VssMessage]):
 
     def reset(self) -> None:
         super().reset()
+        self._is_asked = False
         self._happen_unasked(BackupEvent.RESET)
 
     def deadline(self) -> float | None:
@@ -276,12 +281,20 @@ class Vss(IntegrationService[VssMessage]):
 
     # ------------------------------------------------------------------------- what happens
 
-    def _operate(self, asked: BackupEvent) -> Result:
+    def _asked_to_thaw(self) -> Result:
         self._look()
-        return self._happen(asked)
+        result = self._happen(BackupEvent.THAW)
+        if self._is_asked:
+            return result
+        # The freeze was another channel's, or another process's, and did not hold: a backup that goes on is none.
+        self._is_asked = True
+        words = "the host ends a freeze that it did not ask for over this channel"
+        self.note("backup", EffectError(words, reason=Reason.FREEZE_LOST))
+        return then(result, lambda _: _FAIL)
 
     def _asked_to_freeze(self, named: Sequence[Lun]) -> Result:
         self._look()
+        self._is_asked = True
         if self._state not in (BackupState.FREEZING, BackupState.FROZEN):
             self._named = named
         elif self._only_named and self._named and not (named and set(named) <= set(self._named)):
@@ -355,6 +368,7 @@ class Vss(IntegrationService[VssMessage]):
         return False
 
     def _hot_backup(self) -> Response:
+        self._is_asked = True
         self._take_over()
         if not self._is_ready():
             return _FAIL

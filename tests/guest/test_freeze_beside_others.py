@@ -204,7 +204,7 @@ def test_heartbeats_are_answered_while_a_mount_hangs_that_is_to_be_opened(
     mount, hung = namespace.mount_image("a"), hang("hung")
 
     async def main() -> None:
-        async with serving([mount], behind=[f"{hung}/disk"], open_timeout=1.5) as (host, _):
+        async with serving([mount], behind=[f"{hung}/disk"], open_timeout=5.0) as (host, _):
             freeze = asyncio.create_task(host.vss.freeze())
             for _ in range(5):
                 await host.heartbeat.beat()

@@ -206,7 +206,7 @@ def test_a_freeze_that_hangs_fails_in_time_and_everything_thaws(
     # An image frozen after the file system that it lies on: its last write never ends.
     outer = namespace.mount_image("outer")
     inner = namespace.mount_image("inner", image_folder=outer)
-    service = start([outer, inner], freeze_timeout=2.0)
+    service = start([outer, inner], freeze_timeout=6.0)
     answer = service.ask("freeze")
     assert inner in answer
     assert "does not end" in answer

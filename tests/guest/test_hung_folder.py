@@ -53,7 +53,7 @@ def serve():
 threading.Thread(target=serve, daemon=True).start()
 
 async def main():
-    settings = Settings(fcopy=FcopySettings([hung, fine], timeout=1.0))
+    settings = Settings(fcopy=FcopySettings([hung, fine], timeout=5.0))
     opener = partial(connect_async, path, timeout=None, wait=True)
     services = standard_services(settings, ["fcopy", "timesync"])
     async with VirtualHost(path) as host, Agent(services, opener):

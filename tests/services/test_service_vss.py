@@ -53,8 +53,32 @@ def test_a_second_freeze_is_fine_and_changes_nothing(service, ask, freezer, mono
 
 
 def test_thaw_while_thawed_is_fine(ask, freezer):
+    assert ask(HOT_BACKUP) == Status.OK
     assert ask(THAW) == Status.OK
     assert freezer.calls == []
+
+
+def test_a_thaw_of_a_freeze_that_was_another_process_s_is_not_ok(service, ask, freezer):
+    """Whoever crashed amid a backup may be back before THAW; over hv_utils' device the host sees nothing of it."""
+    assert ask(THAW) == Status.FAIL
+    assert service.counters.effect_errors == 1
+    assert ask(THAW) == Status.OK  # it was said
+    assert freezer.calls == []
+
+
+@pytest.mark.parametrize("state", ["frozen", "thawed", "not to be thawed"])
+def test_a_thaw_behind_a_new_channel_is_not_ok_whatever_is_left_of_the_freeze(state, service, ask, freezer):
+    assert ask(FREEZE) == Status.OK
+    if state == "thawed":
+        assert ask(THAW) == Status.OK
+    if state == "not to be thawed":
+        freezer.broken.add("thaw")
+    service.reset()
+    freezer.broken.clear()
+    assert ask(THAW) == Status.FAIL
+    assert not freezer.frozen
+    assert ask(FREEZE) == Status.OK
+    assert ask(THAW) == Status.OK
 
 
 def test_without_a_ready_freezer_backup_and_freeze_are_refused_and_the_rest_is_not(ask, freezer):
@@ -114,6 +138,7 @@ def test_a_reset_thaws(service, ask, freezer):
     service.reset()
     assert not freezer.frozen
     assert service.deadline() is None
+    assert ask(THAW) == Status.FAIL  # it did not hold until now
     assert ask(THAW) == Status.OK
 
 

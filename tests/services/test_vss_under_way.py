@@ -310,6 +310,7 @@ def test_a_reset_breaks_off_a_freeze_and_the_clock_sees_to_the_rest(
     service.tick()
     assert freezer.idle
     assert service.deadline() is None
+    assert status_of(send(THAW)) == Status.FAIL  # the freeze that it ends was another channel's
     assert status_of(send(THAW)) == Status.OK
 
 

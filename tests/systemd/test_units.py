@@ -121,10 +121,8 @@ def blocked_writer(machine: Any, path: str) -> subprocess.Popen[bytes]:
         )
         while writer.poll() is None:
             with contextlib.suppress(OSError):
-                if any(state_of(pid) == "D" for pid in (str(writer.pid), *children_of(writer.pid))):
-                    time.sleep(0.1)  # a disk does not keep one so long
-                    if any(state_of(pid) == "D" for pid in (str(writer.pid), *children_of(writer.pid))):
-                        return writer
+                if any(waits_for_a_thaw(pid) for pid in (str(writer.pid), *children_of(writer.pid))):
+                    return writer
             time.sleep(0.02)
     raise AssertionError("nothing was frozen")
 
@@ -134,9 +132,9 @@ def children_of(pid: int) -> list[str]:
         return file.read().split()
 
 
-def state_of(pid: str) -> str:
-    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:
-        return file.read().rpartition(")")[2].split()[0]
+def waits_for_a_thaw(pid: str) -> bool:
+    with open(f"/proc/{pid}/wchan", encoding="ascii") as file:
+        return file.read() == "percpu_rwsem_wait"
 
 
 @pytest.mark.parametrize("suite", SUITES)
