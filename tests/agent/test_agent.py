@@ -488,9 +488,13 @@ def test_events_of_a_freeze_come_after_its_thaw(both) -> None:
     async def main() -> None:
         async with both("vss", "kvp") as pair:
             await pair.host.vss.freeze()
-            await pair.host.kvp.set("key", "value")
+            change = asyncio.ensure_future(pair.host.kvp.set("key", "value"))  # which waits for the thaw
+            await pair.host.vss.check()
+            assert EventKind.FROZEN not in pair.kinds("vss")
             assert EventKind.CHANGED not in pair.kinds("kvp")
             await pair.host.vss.thaw()
+            await change
+            assert EventKind.FROZEN in pair.kinds("vss")
             while EventKind.CHANGED not in pair.kinds("kvp"):
                 await asyncio.sleep(0)
 
