@@ -20,6 +20,8 @@ SLOWER = "send + recv_into, made slower"  # the gate must find it worse than the
 
 
 def paths() -> dict[str, Callable[[int], None]]:
+    import gate_services
+
     from hvring import Channel
     from hvring.channel import EventfdDoorbell
     from hvring.ring import RingConsumer, RingProducer
@@ -117,6 +119,7 @@ def paths() -> dict[str, Callable[[int], None]]:
         "send_many + recv_many of 64": packets,
         "recv_into on an empty ring": nothing_there,
         SLOWER: slower,
+        **gate_services.paths(),
     }
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Final
 
 from hvring.errors import LyingLengthError, MessageError, ShortMessageError, UnknownOperationError
@@ -25,7 +26,9 @@ _REGISTER_OLD: Final = 4  # how kernels may answer it
 REGISTRATION: Final = bytes([REGISTER]).ljust(SIZE, b"\0")
 
 _HEAD: Final = struct.Struct("<BB2x")
-_PAIR: Final = struct.Struct("<III512s2048s")  # behind the head: type, sizes of key and value with their NULs
+_SIZES: Final = struct.Struct("<III")  # behind the head: type, sizes of key and value with their NULs
+_ASKED_AT: Final = 16  # of GET and SET: the key
+_SET_AT: Final = _ASKED_AT + KEY
 _INDEX: Final = struct.Struct("<I")
 _DELETE: Final = struct.Struct("<I512s")
 _IP: Final = struct.Struct("<256sBB2048s2048s1024s2048s")
@@ -51,37 +54,63 @@ def decode(message: bytes) -> Message:
         if len(message) != SIZE:
             kind = ShortMessageError if len(message) < SIZE else LyingLengthError
             raise kind(f"hv_utils hands out {len(message)} bytes for data exchange, {SIZE} belong there")
-        return _decode(operation, pool, message)
+        read = _READ.get(operation)
+        if read is None:
+            raise UnknownOperationError(f"there is no KVP operation {operation}")
+        return read(pool, message)
     except MessageError as error:
         return Unreadable(operation, error)
 
 
-def _decode(operation: int, pool: int, message: bytes) -> Message:
-    match operation:
-        case KvpOperation.GET:
-            return KvpGet(pool, texts.unpack(_PAIR.unpack_from(message, _HEAD.size)[3]))
-        case KvpOperation.SET:
-            return _set(pool, message)
-        case KvpOperation.DELETE:
-            return KvpDelete(pool, texts.unpack(_DELETE.unpack_from(message, _HEAD.size)[1]))
-        case KvpOperation.ENUMERATE:
-            return KvpEnumerate(pool, *_INDEX.unpack_from(message, _HEAD.size))
-        case KvpOperation.GET_IP | KvpOperation.SET_IP:
-            adapter, family, dhcp, *lists = _IP.unpack_from(message, _IP_AT)
-            if operation == KvpOperation.GET_IP:  # nothing but the adapter need make sense
-                return KvpIpInfo(operation, pool, texts.unpack(adapter))
-            addresses, subnets, gateways, dns = map(texts.unpack, lists)
-            return KvpIpInfo(
-                operation, pool, texts.unpack(adapter), family, dhcp, addresses, subnets, gateways, dns
-            )
-    raise UnknownOperationError(f"there is no KVP operation {operation}")
+def _get(pool: int, message: bytes) -> KvpGet:
+    return KvpGet(pool, texts.unpack(message[_ASKED_AT:_SET_AT]))
+
+
+def _delete(pool: int, message: bytes) -> KvpDelete:
+    return KvpDelete(pool, texts.unpack(_DELETE.unpack_from(message, _HEAD.size)[1]))
+
+
+def _enumerate(pool: int, message: bytes) -> KvpEnumerate:
+    return KvpEnumerate(pool, *_INDEX.unpack_from(message, _HEAD.size))
+
+
+def _get_ip(pool: int, message: bytes) -> KvpIpInfo:
+    """In which nothing but the adapter need make sense."""
+    return KvpIpInfo(KvpOperation.GET_IP, pool, texts.unpack(_IP.unpack_from(message, _IP_AT)[0]))
+
+
+def _set_ip(pool: int, message: bytes) -> KvpIpInfo:
+    adapter, family, dhcp, *lists = _IP.unpack_from(message, _IP_AT)
+    addresses, subnets, gateways, dns = map(texts.unpack, lists)
+    return KvpIpInfo(
+        KvpOperation.SET_IP,
+        pool,
+        texts.unpack(adapter),
+        family,
+        dhcp,
+        addresses,
+        subnets,
+        gateways,
+        dns,
+    )
 
 
 def _set(pool: int, message: bytes) -> KvpSet:
-    _, _, value_size, key, value = _PAIR.unpack_from(message, _HEAD.size)
+    _, _, value_size = _SIZES.unpack_from(message, _HEAD.size)
+    key, value = message[_ASKED_AT:_SET_AT], message[_SET_AT : _SET_AT + VALUE]
     if value_size == 0:  # an empty text has 1
         raise MessageError("the kernel hands out no values but texts and numbers of types 4 and 8")
     return KvpSet(pool, texts.unpack_whole(key, KEY - 1), texts.unpack_whole(value, VALUE - 1))
+
+
+_READ: Final[dict[int, Callable[[int, bytes], Message]]] = {
+    KvpOperation.GET: _get,
+    KvpOperation.SET: _set,
+    KvpOperation.DELETE: _delete,
+    KvpOperation.ENUMERATE: _enumerate,
+    KvpOperation.GET_IP: _get_ip,
+    KvpOperation.SET_IP: _set_ip,
+}
 
 
 def encode(asked: Message, status: int, message: object) -> bytes:
@@ -108,7 +137,8 @@ def encode(asked: Message, status: int, message: object) -> bytes:
 
 
 def _put(out: bytearray, at: int, text: str, field: int) -> None:
-    out[at : at + field] = texts.pack(text, field)
+    raw = texts.start(text, field)
+    out[at : at + len(raw)] = raw
 
 
 def _settings(info: KvpIpInfo) -> bytes:

@@ -17,8 +17,15 @@ def pack(text: str, field: int) -> bytes:
 
     Without a NUL the kernel would end with a BUG, and the machine with it where that is fatal.
     """
+    return start(text, field).ljust(field, b"\0")
+
+
+def start(text: str, field: int) -> bytes:
+    """The same without the NULs, of which there is room for one."""
+    if text.isascii() and len(text) < field and "\0" not in text:
+        return text.encode()
     raw = text.split("\0", 1)[0].encode("utf-8", "replace")[: field - 1]
-    return raw.decode("utf-8", "ignore").encode().ljust(field, b"\0")
+    return raw.decode("utf-8", "ignore").encode()
 
 
 def unpack(field: bytes) -> str:
