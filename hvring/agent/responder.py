@@ -16,7 +16,7 @@ from hvring.services.base import IntegrationService, Taken
 from hvring.services.service import Answer, Reply, Service
 
 BATCH: Final = 64  # packets of one service before the others get their turn,
-TURN: Final = 0.001  # or seconds after which no more packets are begun
+TURN: Final = 0.0003  # or seconds after which no more packets are begun
 
 
 class Responder:

@@ -255,7 +255,8 @@ class _Turns:
         try:
             self._service.tick()
             if self.responder.respond():
-                self._again = self._loop.call_soon(self._turn)
+                # Not call_soon: that comes before what has become readable meanwhile.
+                self._again = self._loop.call_later(0, self._turn)
             self._after_turn()
             self._watch()
         except Exception as error:

@@ -129,6 +129,58 @@ def test_a_beat_waits_for_a_bounded_part_of_a_flood_however_long_that_goes_on(ho
     assert max(beating.waited) <= 2 * BATCH, beating.waited
 
 
+class Meanwhile(Flooded):
+    """A flood that counts its turns; a beat is sent in the middle of one."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__(host)
+        self.turns = 0
+        self.sent_in: int | None = None  # that turn, until the beat is served
+        self.turns_after: list[int] = []
+
+    def tick(self) -> None:
+        self.turns += 1
+        super().tick()
+
+    def receive(self, payload: bytes) -> Reply | None:
+        if self.served > BATCH and self.sent_in is None:
+            while self.host.ends["heartbeat"].recv() is not None:
+                pass
+            self.sent_in = self.turns
+            self.host.ends["heartbeat"].send(BEAT)
+        return super().receive(payload)
+
+
+class Served(Heartbeat):
+    """Notes how many turns the flood had between."""
+
+    def __init__(self, flood: Meanwhile) -> None:
+        super().__init__()
+        self.flood = flood
+
+    def receive(self, payload: bytes) -> Reply | None:
+        assert self.flood.sent_in is not None
+        self.flood.turns_after.append(self.flood.turns - self.flood.sent_in)
+        self.flood.sent_in = None
+        return super().receive(payload)
+
+
+def test_who_was_asked_in_another_services_turn_comes_before_its_next_one(host: Host) -> None:
+    flood = Meanwhile(host)
+
+    async def main() -> None:
+        async with Agent([flood, Served(flood)], host.open) as agent, asyncio.timeout(60):
+            for name in ("flooded", "heartbeat"):
+                await agent.wait_open(name)
+            host.ends["flooded"].send(BEAT)
+            while len(flood.turns_after) < 50:
+                await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert flood.turns > 50
+    assert set(flood.turns_after) == {0}, flood.turns_after
+
+
 def test_a_pool_that_another_program_keeps_locked_holds_up_nobody_else(both) -> None:
     async def main() -> None:
         async with both("kvp", "timesync") as pair, asyncio.timeout(60):
