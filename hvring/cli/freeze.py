@@ -89,8 +89,13 @@ def _page(plan: dict[str, Any]) -> list[str]:
     if plan["obstacle"]:
         lines += [f"WRONG: no freeze can work: {plan['obstacle']}", ""]
     lines.append("frozen, in this order:" if plan["order"] else "nothing would be frozen")
-    rows = [(f"{n}.", *_columns(each), each["problem"] or "") for n, each in enumerate(plan["order"], 1)]
+    rows = [
+        (f"{n}.", *_columns(each), _disks(each), each["problem"] or "")
+        for n, each in enumerate(plan["order"], 1)
+    ]
     lines += [f"  {line}" for line in aligned(rows)] if rows else []
+    if plan["rules"]["only_named"]:
+        lines.append("  of these, only what is on the disks that the host names then (vss.only_named)")
     for each in plan["order"]:
         if each["problem"]:
             lines.append(f"WRONG: {each['target']} cannot be opened: {each['problem']}")
@@ -106,6 +111,12 @@ def _page(plan: dict[str, Any]) -> list[str]:
         for hazard in plan["hazards"]:
             lines += [f"  {hazard['kind']}: {hazard['what']}", f"    what to do: {hazard['remedy']}"]
     return lines + [f"note: {note}" for note in plan["notes"]]
+
+
+def _disks(each: dict[str, Any]) -> str:
+    if each["lies_on"]:
+        return f"image on {', '.join(each['lies_on'])}"
+    return "?" if each["disks"] is None else ", ".join(disk["name"] for disk in each["disks"])
 
 
 def _columns(each: dict[str, Any]) -> tuple[str, str, str]:

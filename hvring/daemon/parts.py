@@ -85,11 +85,14 @@ class Parts:
             raise ControlError("this agent makes no backups: ask the one that does", "absent")
         if daemon.agent.quiet:
             raise ControlError("file systems are frozen now: ask after the thaw", "frozen")
-        if self._planner is None:
-            from hvring.daemon.planning import Planner
+        from hvring.daemon.planning import Planner, standard_files
 
+        if self._planner is None:
             self._planner = Planner()
-        return await self._planner.ask(daemon.configuration.services)
+        own = standard_files()
+        if self._control is not None:
+            own.append(("the control socket", self._control.path))
+        return await self._planner.ask(daemon.configuration.services, own)
 
     def _serve_metrics(self, settings: MetricsSettings) -> None:
         """By these settings from now on.  EndpointError: by the old ones."""

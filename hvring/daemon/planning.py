@@ -11,12 +11,16 @@ import contextlib
 import json
 import os
 import signal
+import stat
 import sys
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from hvring.agent.settings import Settings
 from hvring.daemon.control.protocol import ControlError
+
+if TYPE_CHECKING:
+    from hvring.guest.mounts import Plan
 
 TIMEOUT: Final = 120.0  # seconds for all of it
 _LARGEST: Final = 4 * 1024 * 1024
@@ -26,26 +30,27 @@ _PROGRAM: Final = (
 )
 
 
-def question(settings: Settings) -> dict[str, Any]:
-    """What of the settings matters."""
+def question(settings: Settings, own_files: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+    """What of the settings matters; ``own_files``: what else the agent writes, as (what it is, path)."""
     vss = settings.vss
     return {
         "exclude": list(vss.exclude),
         "only": None if vss.only is None else list(vss.only),
         "loops": list(vss.loops),
+        "only_named": vss.only_named,
         "open_timeout": vss.open_timeout,
         "real": settings.real,
         "own_files": [
             ("the pools", os.fspath(settings.kvp.pool_directory)),
             *(("a directory for copies", os.fspath(path)) for path in settings.fcopy.allow),
+            *own_files,
         ],
     }
 
 
 def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """As of :func:`hvring.guest.preflight.preflight`, and ``obstacle``: why no freeze can work, or None.
-
-    Raises EffectError."""
+    """As of :func:`hvring.guest.preflight.preflight`, with the ``rules`` by which it was made, and ``obstacle``: why no
+    freeze can work, or None.  Raises EffectError."""
     from hvring.guest.freezer import SystemFreezer
     from hvring.guest.mounts import read_plan
     from hvring.guest.preflight import preflight
@@ -53,7 +58,23 @@ def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     plan = read_plan(exclude=asked["exclude"], only=asked["only"], loops=asked["loops"])
     own = [(str(what), str(path)) for what, path in asked["own_files"]]
     found = preflight(plan, own, open_timeout=asked["open_timeout"])
-    return {**found, "obstacle": SystemFreezer().obstacle() if asked["real"] else None}
+    rules = {name: asked[name] for name in ("exclude", "only", "loops", "only_named")}
+    found["notes"] += unmatched(plan, rules)
+    return {**found, "rules": rules, "obstacle": SystemFreezer().obstacle() if asked["real"] else None}
+
+
+def unmatched(plan: Plan, rules: Mapping[str, Any]) -> list[str]:
+    """Of patterns that name nothing that is mounted now: they may be misspelt."""
+    from hvring.guest.patterns import matches
+
+    filesystems = [*plan.freeze, *(one.filesystem for one in plan.skipped)]
+    mounts = [mount for filesystem in filesystems for mount in filesystem.mounts]
+    return [
+        f"vss.{name} has {pattern!r}, which names nothing that is mounted now"
+        for name in ("exclude", "only", "loops")
+        for pattern in rules[name] or ()
+        if not any(matches(mount, [pattern]) for mount in mounts)
+    ]
 
 
 def main() -> None:
@@ -66,6 +87,18 @@ def main() -> None:
     print(json.dumps(found))
 
 
+def standard_files() -> list[tuple[str, str]]:
+    """The files to which this process's output goes."""
+    found = []
+    for descriptor, what in ((1, "the log"), (2, "what this process complains of")):
+        try:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                found.append((what, os.readlink(f"/proc/self/fd/{descriptor}")))
+        except OSError:  # it is closed
+            continue
+    return found
+
+
 class Planner:
     """Asks such a process, one at a time, on the running loop."""
 
@@ -73,14 +106,14 @@ class Planner:
         self._pid: int | None = None
         self._is_busy = False
 
-    async def ask(self, settings: Settings) -> dict[str, Any]:
-        """Raises ControlError."""
+    async def ask(self, settings: Settings, own_files: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+        """``own_files`` as of :func:`question`.  Raises ControlError."""
         if self._is_busy or not self._has_ended():
             raise ControlError("somebody else asked for the plan, and it is not made yet", "busy")
         self._is_busy = True
         try:
             async with asyncio.timeout(TIMEOUT):
-                found = json.loads(await self._run(settings))
+                found = json.loads(await self._run(question(settings, own_files)))
         except TimeoutError:
             raise ControlError(f"the plan was not made within {TIMEOUT:g} s: some mount hangs") from None
         except ValueError:
@@ -94,12 +127,12 @@ class Planner:
             raise ControlError(str(found["error"]))
         return dict(found)
 
-    async def _run(self, settings: Settings) -> bytes:
+    async def _run(self, asked: Mapping[str, Any]) -> bytes:
         loop = asyncio.get_running_loop()
         ours, theirs = os.pipe()
         try:
             os.set_blocking(ours, False)
-            arguments = (sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, json.dumps(question(settings)))
+            arguments = (sys.executable, "-I", "-S", "-c", _PROGRAM, _ROOT, json.dumps(asked))
             try:
                 self._pid = os.posix_spawn(
                     sys.executable,

@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from hvring.guest.disks import disks_below
+from hvring.guest.holders import describe, running
 from hvring.guest.mounts import Filesystem, Plan
+from hvring.guest.regular import read_text
 from hvring.guest.stack import backing_files, block_devices
 
 _DESCRIPTORS: Final = 200_000  # of all processes together that are looked at
@@ -17,6 +20,7 @@ _FANOTIFY: Final = "anon_inode:[fanotify]"
 _ASKED_FIRST: Final = (
     0x10000 | 0x20000 | 0x40000 | 0x100000
 )  # FAN_OPEN_PERM, _ACCESS_, _OPEN_EXEC_, FAN_PRE_ACCESS
+_LOGGERS: Final = ("rsyslogd", "syslog-ng", "auditd")
 _JOURNAL: Final = "/var/log/journal"
 
 
@@ -42,8 +46,11 @@ def find_hazards(
     return [
         *_listeners(plan, proc),
         *_stacked(plan, sysfs),
+        *_spread(plan, sysfs),
+        *_elsewhere(plan, proc),
         *_others(plan),
         *_swap(plan, proc),
+        *_loggers(plan, proc),
         *_writers(plan, journal, own_files),
     ]
 
@@ -125,6 +132,77 @@ def _stacked(plan: Plan, sysfs: str) -> Iterator[Hazard]:
                     )
 
 
+def _spread(plan: Plan, sysfs: str) -> Iterator[Hazard]:
+    """A Btrfs, or a volume, of several disks."""
+    for each in plan.freeze:
+        names = sorted(
+            os.path.basename(place) for place in disks_below(each, plan, sysfs) if place is not None
+        )
+        if len(names) > 1:
+            yield Hazard(
+                "disks",
+                each.target,
+                f"{each.target} lies on {len(names)} disks ({', '.join(names)}), whose snapshots belong together",
+                "have the host back all of them up at once, in one checkpoint of this machine",
+            )
+
+
+def _elsewhere(plan: Plan, proc: str) -> Iterator[Hazard]:
+    """What only a container, or a service with mounts of its own, sees."""
+    for each in plan.freeze:
+        if each.is_elsewhere:
+            who = describe(each.mounts[0].process, proc)
+            yield Hazard(
+                "namespace",
+                each.target,
+                f"{each.target} is mounted only where {who} is, which waits while that is frozen",
+                "exclude it (vss.exclude) if nothing there belongs into the backup",
+            )
+
+
+def _loggers(plan: Plan, proc: str) -> Iterator[Hazard]:
+    """Programs for which others wait when they cannot write."""
+    for logger in running(_LOGGERS, proc):
+        for target, path in sorted(_written_by(logger.pid, plan, proc).items()):
+            if logger.name == "auditd":
+                yield Hazard(
+                    "log",
+                    target,
+                    f"{logger} writes to {path} on {target}: once the kernel's backlog is full, what is audited waits, "
+                    "and the thaw may be",
+                    "a file system of its own that is excluded (vss.exclude), or `auditctl --backlog_wait_time 0`",
+                )
+            else:
+                yield Hazard(
+                    "log",
+                    target,
+                    f"{logger} writes to {path} on {target}: programs that log a lot wait for the thaw",
+                    "a file system of its own that is excluded (vss.exclude); hvring itself logs after the thaw",
+                )
+
+
+def _written_by(pid: int, plan: Plan, proc: str) -> dict[str, str]:
+    """By frozen file systems, a file on each that the process has open to write."""
+    found: dict[str, str] = {}
+    try:
+        descriptors = os.listdir(f"{proc}/{pid}/fd")
+    except OSError:
+        return found
+    for descriptor in descriptors:
+        try:
+            path = os.readlink(f"{proc}/{pid}/fd/{descriptor}")
+        except OSError:  # closed meanwhile
+            continue
+        flags = [
+            w for w in read_text(f"{proc}/{pid}/fdinfo/{descriptor}").splitlines() if w.startswith("flags:")
+        ]
+        is_written = any(int(line.split()[1], 8) & os.O_ACCMODE for line in flags)
+        holder = plan.holder_of(path) if path.startswith("/") and is_written else None
+        if holder is not None:
+            found[holder.target] = min(path, found.get(holder.target, path))
+    return found
+
+
 def _others(plan: Plan) -> Iterator[Hazard]:
     """What cannot be frozen, or waits although it is not."""
     for one in plan.skipped:
@@ -189,8 +267,8 @@ def _writers(plan: Plan, journal: str, own_files: Sequence[tuple[str, str]]) -> 
             yield Hazard(
                 "own_files",
                 holder.target,
-                f"{what} ({path}) is on {holder.target}: what the host writes there meanwhile waits for the thaw",
-                "nothing: a host that makes a backup does not do both",
+                f"{what} ({path}) is on {holder.target}: what is to be written there waits for the thaw",
+                "nothing: the agent goes on meanwhile, and what a host wants changed there waits for 20 seconds",
             )
 
 

@@ -43,6 +43,13 @@ def running(programs: Collection[str], proc: str = "/proc") -> list[Holder]:
     return [holder for holder in _processes(proc) if holder.name in names]
 
 
+def describe(pid: int, proc: str = "/proc") -> str:
+    """A process, for people."""
+    for one in _processes(proc, [pid]):
+        return str(_named(one, proc))
+    return f"process {pid}"
+
+
 def names(found: Sequence[Holder]) -> str:
     """Those processes, for people."""
     return ", ".join(map(str, found))
@@ -63,8 +70,9 @@ def stop_advice(found: Sequence[Holder]) -> str:
     return ", ".join(commands) or "stop it"
 
 
-def _processes(proc: str) -> Iterator[Holder]:
-    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):
+def _processes(proc: str, pids: Collection[int] | None = None) -> Iterator[Holder]:
+    """Of these, or all."""
+    for pid in sorted(int(n) for n in os.listdir(proc) if n.isdecimal()) if pids is None else pids:
         try:
             with open(f"{proc}/{pid}/comm", encoding="utf-8", errors="replace") as file:
                 name = file.read().rstrip("\n")

@@ -10,15 +10,17 @@ import errno
 import os
 import select
 import signal
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
 from hvring.guest.capabilities import Capability, has_any
+from hvring.guest.disks import Address, attached, disks_below
 from hvring.guest.hazards import find_hazards
 from hvring.guest.mountinfo import Mount
 from hvring.guest.mounts import Filesystem, Plan
 from hvring.guest.regular import read_text
+from hvring.guest.stack import backing_files, block_devices
 
 _HANGS: Final = -1
 _LABEL: Final = 256
@@ -33,14 +35,20 @@ def preflight(
     proc: str = "/proc",
     sysfs: str = "/sys",
 ) -> dict[str, Any]:
-    """Plain data: ``order`` (each with ``problem`` and ``remedy``, None where it can be opened), ``skipped`` with
-    ``why``, ``notes``, and ``hazards`` with ``kind``, ``target``, ``what`` and ``remedy``.
+    """Plain data, as docs/freeze-plan.schema.json has it: ``order`` (each with ``problem`` and ``remedy``, None where
+    it can be opened), ``skipped`` with ``why``, ``notes``, and ``hazards`` with ``kind``, ``target``, ``what`` and
+    ``remedy``.
 
     ``own_files``: what the agent writes, as (what it is, path).  ``open_timeout`` in seconds, for one mount.
     """
+    disks = attached(sysfs)
+
+    def facts(filesystem: Filesystem) -> dict[str, Any]:
+        return {**_facts(filesystem), **_below(filesystem, plan, disks, sysfs)}
+
     return {
-        "order": [_entry(each, open_timeout, sysfs) for each in plan.freeze],
-        "skipped": [{**_facts(one.filesystem), "why": one.why} for one in plan.skipped],
+        "order": [{**facts(each), **_opened(each, open_timeout, sysfs)} for each in plan.freeze],
+        "skipped": [{**facts(one.filesystem), "why": one.why} for one in plan.skipped],
         "notes": list(plan.notes),
         "hazards": [asdict(hazard) for hazard in find_hazards(plan, own_files, proc=proc, sysfs=sysfs)],
     }
@@ -58,7 +66,30 @@ def _facts(filesystem: Filesystem) -> dict[str, Any]:
     }
 
 
-def _entry(filesystem: Filesystem, timeout: float, sysfs: str) -> dict[str, Any]:
+def _below(filesystem: Filesystem, plan: Plan, disks: Mapping[str, Address], sysfs: str) -> dict[str, Any]:
+    """What it lies on: file systems that hold its image, and disks; None: that cannot be told of all."""
+    first = filesystem.mounts[0]
+    if not first.may_be_a_disk:
+        return {"lies_on": [], "disks": []}
+    devices = block_devices(first.device, first.source, sysfs)
+    holders = [plan.holder_of(path) for device in devices for path in backing_files(device, sysfs)]
+    places = disks_below(filesystem, plan, sysfs)
+    found: list[dict[str, Any]] | None = None
+    if None not in places:
+        found = [_disk(place, disks.get(place)) for place in sorted(filter(None, places))]
+    return {"lies_on": [each.target for each in holders if each is not None], "disks": found}
+
+
+def _disk(place: str, at: Address | None) -> dict[str, Any]:
+    return {
+        "name": os.path.basename(place),
+        "controller": None if at is None else at.controller,
+        "target": None if at is None else at.target,
+        "lun": None if at is None else at.lun,
+    }
+
+
+def _opened(filesystem: Filesystem, timeout: float, sysfs: str) -> dict[str, Any]:
     problem = remedy = None
     for mount in filesystem.mounts:
         number = try_to_open(mount, timeout)
@@ -67,7 +98,7 @@ def _entry(filesystem: Filesystem, timeout: float, sysfs: str) -> dict[str, Any]
             break
         if problem is None:
             problem, remedy = _words(mount, number, timeout, sysfs)
-    return {**_facts(filesystem), "problem": problem, "remedy": remedy}
+    return {"problem": problem, "remedy": remedy}
 
 
 def try_to_open(mount: Mount, timeout: float) -> int:

@@ -139,6 +139,71 @@ def test_swap_files_the_journal_and_the_agents_own(proc: Path, tmp_path: Path) -
     assert kinds(plan, proc, journal=str(tmp_path)) == [("swap", "/var"), ("journal", "/")]
 
 
+def disks(sysfs: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        place = sysfs / "devices" / "host" / name
+        place.mkdir(parents=True)
+        (place / "device").symlink_to("..")
+        blocks = sysfs / "dev" / "block"
+        blocks.mkdir(parents=True, exist_ok=True)
+        (blocks / f"8:{number}").symlink_to(place)
+    volume = sysfs / "devices" / "virtual" / "dm-0" / "slaves"
+    volume.mkdir(parents=True)
+    for name in names:
+        (volume / name).symlink_to(sysfs / "devices" / "host" / name)
+    (sysfs / "dev" / "block" / "253:0").symlink_to(volume.parent)
+
+
+def test_what_lies_on_several_disks_needs_them_all(proc: Path, tmp_path: Path) -> None:
+    disks(tmp_path / "sys", "sda", "sdb", "sdc")
+    plan = Plan((mount("/pool", "253:0"), mount("/", "8:0")), ())
+    assert kinds(plan, proc, tmp_path / "sys") == [("disks", "/pool")]
+    (found,) = find_hazards(plan, proc=str(proc), sysfs=str(tmp_path / "sys"), journal=str(proc / "none"))
+    assert "lies on 3 disks (sda, sdb, sdc)" in found.what
+
+
+def process(proc: Path, pid: int, name: str) -> None:
+    (proc / str(pid) / "fd").mkdir(parents=True)
+    (proc / str(pid) / "fdinfo").mkdir()
+    (proc / str(pid) / "comm").write_text(f"{name}\n")
+    (proc / str(pid) / "cgroup").write_text(f"0::/system.slice/{name}.service\n")
+
+
+def test_what_only_another_namespace_has_is_named_by_who_is_there(proc: Path) -> None:
+    process(proc, 77, "postgres")
+    plan = Plan((mount("/pg", "8:9", process=77), ROOT), ())
+    assert kinds(plan, proc) == [("namespace", "/pg")]
+    (found,) = find_hazards(plan, proc=str(proc), sysfs=str(proc / "sys"), journal=str(proc / "none"))
+    assert "where postgres (process 77, postgres.service) is" in found.what
+    gone = Plan((mount("/pg", "8:9", process=78), ROOT), ())
+    (found,) = find_hazards(gone, proc=str(proc), sysfs=str(proc / "sys"), journal=str(proc / "none"))
+    assert "where process 78 is" in found.what
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "flags", "expected"),
+    [
+        ("rsyslogd", "/var/log/messages", "0102001", [("log", "/var")]),
+        ("auditd", "/var/log/audit/audit.log", "0102001", [("log", "/var")]),
+        ("syslog-ng", "/messages", "02", [("log", "/")]),
+        ("rsyslogd", "/var/log/messages", "0100000", []),  # it only reads
+        ("rsyslogd", "socket:[77]", "02", []),
+        ("rsyslogd", "/mnt/log", "02", []),  # elsewhere
+        ("cat", "/var/log/messages", "02", []),
+    ],
+)
+def test_programs_for_which_others_wait(
+    proc: Path, name: str, path: str, flags: str, expected: list[tuple[str, str]]
+) -> None:
+    process(proc, 7, name)
+    (proc / "7" / "fd" / "3").symlink_to(path)
+    (proc / "7" / "fd" / "4").symlink_to(path)
+    for descriptor in "34":
+        (proc / "7" / "fdinfo" / descriptor).write_text(f"pos:\t0\nflags:\t{flags}\nmnt_id:\t2\n")
+    plan = Plan(PLAN.freeze, (Skipped(mount("/mnt", "0:50", "tmpfs"), ""),))
+    assert kinds(plan, proc) == expected
+
+
 def test_the_newest_of_the_deepest_mounts_holds_a_path() -> None:
     hidden, over = mount("/var/log", "8:3", id=5), mount("/var/log", "0:9", "tmpfs", id=6)
     elsewhere = mount("/var/log/journal", "8:4", id=9, process=77)
