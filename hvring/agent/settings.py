@@ -6,9 +6,10 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from hvring.agent.verify import verify
+from hvring.guest.hooks.found import HOOKS, KNOBS
 from hvring.guest.patterns import mistake
 from hvring.guest.pools import DIRECTORY, MAX_RECORDS
 from hvring.guest.power import COMMANDS, WAYS, OnDrain, PowerAction, ShutdownOrder, Way
@@ -17,12 +18,14 @@ from hvring.ic.heartbeat import ApplicationState
 from hvring.ic.vss import NO_AUTO_RECOVERY
 from hvring.services.timesync import TimeMode
 
+if TYPE_CHECKING:
+    from hvring.guest.hooks.objects import BackupHook
+
 Path = str | os.PathLike[str]
 
 T = TypeVar("T")
 
 
-HOOKS: Final = "/etc/hvring/hooks.d"
 #: Seconds for the answer to a FREEZE and to a THAW: the kernel waits for 900 and 30 (PROTOCOL §4.5.2), and the answer
 #: is to be there before.  To find a way to start the guardian may take some of the first.
 HOST_WAITS: Final = 870.0
@@ -224,6 +227,17 @@ class VssSettings:
         (),
         "directories as /etc/vmware-tools/backupScripts.d, whose programs know freeze, freezeFail and thaw",
     )
+    hooks_entry_points: bool = knob(
+        False,
+        "whether hooks that Python packages bring (entry points of the group hvring.hooks) are run, too",
+    )
+    hooks_socket: Path | None = knob(
+        None, "socket for applications that hold the freeze themselves (docs/hooks.md); none: there is none"
+    )
+    hooks_socket_group: str | None = knob(
+        None, "group that may connect to it, by its name; none: the one of this process"
+    )
+    hook_objects: Sequence[BackupHook] = ()
     hooks_timeout: float = knob(30.0, "seconds for each phase of each hook", above=0, most=DAY)
     hooks_total: float = knob(120.0, "seconds for all hooks together before the freeze", above=0, most=DAY)
     capability_flags: int | None = knob(
@@ -260,13 +274,12 @@ class VssSettings:
 
     def hook_directories(self) -> list[tuple[str, str]]:
         """Each with the style of its programs, in the order of freezing."""
-        native = () if self.hooks is None else (self.hooks,)
-        kinds = (
-            (native, "native"),
-            (self.hooks_qemu_ga, "qemu-ga"),
-            (self.hooks_open_vm_tools, "open-vm-tools"),
-        )
-        return [(os.fspath(path), style) for paths, style in kinds for path in paths]
+        found = []
+        for knob_name, style in KNOBS.items():
+            said = getattr(self, knob_name)
+            paths = [] if said is None else [said] if isinstance(said, str | os.PathLike) else said
+            found += [(os.fspath(path), style) for path in paths]
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -134,7 +135,7 @@ def _vss(settings: Settings, effects: Effects) -> Service:
             open_timeout=own.open_timeout,
             blocking=False,
         )
-        if own.hook_directories():
+        if own.hook_directories() or own.hook_objects or own.hooks_socket or own.hooks_entry_points:
             usual = _hooked(usual, own)
     return Vss(
         effects.freezer or usual, own.capability_flags, max_frozen=own.max_frozen, only_named=own.only_named
@@ -148,7 +149,21 @@ def _hooked(freezer: Freezer, own: VssSettings) -> Freezer:
     # By then the guardian has thawed, whatever else happened.
     hold = own.deadline + own.thaw_timeout + own.freeze_timeout
     timeouts = Timeouts(own.hooks_timeout, own.hooks_total, hold)
-    return HookedFreezer(freezer, own.hook_directories(), timeouts, answer=own.thaw_timeout, blocking=False)
+    applications = None
+    if own.hooks_socket is not None:
+        from hvring.guest.hooks.applications import Applications
+
+        applications = Applications(os.fspath(own.hooks_socket), own.hooks_socket_group, own.hooks_timeout)
+    return HookedFreezer(
+        freezer,
+        own.hook_directories(),
+        timeouts,
+        objects=own.hook_objects,
+        applications=applications,
+        entry_points=own.hooks_entry_points,
+        answer=own.thaw_timeout,
+        blocking=False,
+    )
 
 
 def _fcopy(settings: Settings, effects: Effects) -> Service:

@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "reload": "have the running agent read its configuration anew",
     "config": "look at the configuration file: check it, print it",
     "freeze": "what a backup would freeze here, and what could go wrong",
+    "hooks": "the programs around a backup: which there are, and a trial of them",
     "host": "a virtual Hyper-V host, and the verbs to drive it",
     "devices": "the devices on VMBus and their drivers",
     "bind": "give services to uio_hv_generic, so that `hvring run` can serve them",

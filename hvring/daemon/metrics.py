@@ -121,6 +121,12 @@ def _backup(page: _Page, name: str, one: Mapping[str, Any]) -> None:
         "vss_frozen_for_seconds", "How long they have been; 0 if they are not.", one["frozen_for"] or 0.0
     )
     page.counter("vss_frozen_seconds", "How long file systems were frozen, in all.", one["seconds_frozen"])
+    for hook, tally in one.get("hooks", {}).items():
+        page.counter("vss_hook_backups", "Backups in which this hook was run.", tally["backups"], hook=hook)
+        page.counter("vss_hook_failures", "What this hook did not do as asked.", tally["failures"], hook=hook)
+        page.gauge(
+            "vss_hook_freeze_seconds", "Of the newest backup: until it held.", tally["seconds"], hook=hook
+        )
     for reason, value in one["failures"].items():
         page.counter(
             "vss_freeze_failures", "Backups that failed, by reason.", value, service=name, reason=reason

@@ -111,6 +111,7 @@ def _more(service: Service) -> dict[str, Any]:
             "backup": service.state.value,
             "frozen_for": service.frozen_for,
             "seconds_frozen": service.seconds_frozen,
+            "hooks": {name: dict(tally) for name, tally in service.hooks.items()},
         }
     if isinstance(service, TimeSync):
         found = service.measurement

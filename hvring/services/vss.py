@@ -47,7 +47,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, cast, runtime_checkable
@@ -70,7 +70,7 @@ from hvring.ic.vss import (
 )
 from hvring.pending import Pending, is_due, soonest, then
 from hvring.reasons import Obstacle, Reason
-from hvring.services.base import IntegrationService, Response, Result, error_status
+from hvring.services.base import IntegrationService, Response, Result, error_status, inherited
 from hvring.status import Status
 
 if TYPE_CHECKING:
@@ -126,12 +126,26 @@ class HasAftermath(Protocol):
     """A :class:`Freezer` that goes on with something after the thaw, and hears of what stops no backup."""
 
     @property
+    def tally(self) -> Mapping[str, Mapping[str, float]]:
+        """Of each of what it runs, by name: how often, and what came of it."""
+        ...
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether something of the last backup is not over yet."""
+        ...
+
+    @property
     def ending(self) -> Pending[None] | None:
         """What it waits for; None: nothing.  Not to be resumed but by :meth:`look`."""
         ...
 
     def look(self) -> None:
         """Go on if it is time.  Does not wait."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it keeps between backups: another one goes on."""
         ...
 
     def complaints(self) -> list[tuple[str, EffectError]]:
@@ -188,6 +202,9 @@ class Vss(IntegrationService[VssMessage]):
         self._held = 0.0
         self._next: Vss | None = None  # whose settings are to be taken
         self._is_asked = False  # for a backup, over this channel
+        self._is_over = False  # a backup, and what it left to do is to be looked at
+        self._complained: set[str] = set()  # what went wrong with the one before it, and stopped nothing
+        self._complaining: set[str] = set()  # and with this one
 
     def adopt(self, fresh: Vss) -> None:
         """After the thaw, if something is frozen: what a freezer froze, only it can thaw."""
@@ -245,6 +262,11 @@ class Vss(IntegrationService[VssMessage]):
     def seconds_frozen(self) -> float:
         """All freezes of this service together."""
         return self._held + (self.frozen_for or 0.0)
+
+    @property
+    def hooks(self) -> Mapping[str, Mapping[str, float]]:
+        """Of each hook that was run, by its name: ``backups``, ``failures``, ``seconds`` of its newest freeze."""
+        return {} if self._aftermath is None else self._aftermath.tally
 
     @property
     def quiet(self) -> bool:
@@ -328,7 +350,13 @@ class Vss(IntegrationService[VssMessage]):
             return
         self._aftermath.look()
         for what, error in self._aftermath.complaints():
+            self._complaining.add(what)
             self.note(what, error)
+        if self._is_over and not self._aftermath.is_ending:
+            self._is_over = False
+            for what in self._complained - self._complaining:
+                self.worked(what)
+            self._complained, self._complaining = self._complaining, set()
         self._take_over()
 
     def _ending(self) -> Pending[None] | None:
@@ -350,9 +378,12 @@ class Vss(IntegrationService[VssMessage]):
         # One that is not ready may know of a freeze that hangs, which a new one would try again.
         if fresh._freezer.ready and not self._freezer.ready:
             return
-        if self._ending() is not None:
+        if self._aftermath is not None and self._aftermath.is_ending:
             return
         self._next = None
+        inherited(fresh._freezer, self._freezer)
+        if self._aftermath is not None:
+            self._aftermath.close()
         self._freezer, self._watched, self._aftermath = fresh._freezer, fresh._watched, fresh._aftermath
         self._capability_flags, self._max_frozen = fresh._capability_flags, fresh._max_frozen
         self._only_named = fresh._only_named
@@ -492,6 +523,7 @@ class Vss(IntegrationService[VssMessage]):
         return None
 
     def _thawed(self) -> Result:
+        self._is_over = True
         self._enter(BackupState.IDLE)
         self.tell(EventKind.THAWED)
         return None

@@ -61,6 +61,7 @@ def test_a_default_is_the_same_with_and_without_settings(
     # These go to the plan of a freeze, to its hooks, to the service, and to the feed.
     elsewhere = {"exclude", "only", "loops", "on_request", "binary_ip", "feed_to"}
     elsewhere |= {"hooks", "hooks_qemu_ga", "hooks_open_vm_tools", "hooks_timeout", "hooks_total"}
+    elsewhere |= {"hooks_entry_points", "hooks_socket", "hooks_socket_group", "hook_objects"}
     elsewhere |= {"publish_errors", "drain", "on_drain", "drain_timeout"}
     assert compared == {RENAMED.get(f.name, f.name) for f in fields(settings)} - elsewhere
 

@@ -53,6 +53,7 @@ def snapshot() -> dict[str, Any]:
     found = Status(agent, rehearsal=False, health=register).snapshot()
     found["services"]["vss"]["channel"] = {"packets_sent": 7, "spun_ns": 1_500_000_000}
     found["services"]["vss"]["way"] = HOSTILE
+    found["services"]["vss"]["hooks"] = {HOSTILE: {"backups": 3, "failures": 1, "seconds": 0.25}}
     return found
 
 
@@ -95,6 +96,9 @@ def test_the_page_says_what_the_status_says() -> None:
     hostile = HOSTILE.encode("utf-8", "backslashreplace").decode()
     assert value(page, "hvring_ring_packets_sent_total", service="vss", way=hostile) == 7
     assert value(page, "hvring_ring_spun_seconds_total", service="vss", way=hostile) == 1.5
+    assert value(page, "hvring_vss_hook_backups_total", hook=hostile) == 3
+    assert value(page, "hvring_vss_hook_failures_total", hook=hostile) == 1
+    assert value(page, "hvring_vss_hook_freeze_seconds", hook=hostile) == 0.25
 
 
 def test_numbers_are_exact() -> None:

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from hvring.guest import launch
+from hvring.guest.hooks import launch as hooks
 from hvring.vmbus import BY_NAME
 
 PACKAGING = Path(__file__).parents[2] / "packaging"
 NEEDS = tomllib.loads((PACKAGING / "systemd" / "needs.toml").read_text(encoding="utf-8"))
-UNITS = [name for name in NEEDS if name not in ("all", "most")]
+UNITS = [name for name in NEEDS if name not in ("all", "most") and "unconfined" not in NEEDS[name]]
 #: What systemd's own scale calls well protected, in tenths.
 TIGHT = 25
 FILTERED = {
@@ -47,7 +48,7 @@ def words(unit: dict[str, list[str]], name: str) -> set[str]:
 def test_each_service_has_a_unit_and_each_unit_its_needs() -> None:
     assert set(UNITS) == {*BY_NAME, "guardian@"}
     assert {path.name for path in (PACKAGING / "systemd").glob("*.service")} == {
-        path_of(n).name for n in UNITS
+        path_of(n).name for n in (*UNITS, "hooks@")
     }
 
 
@@ -109,6 +110,23 @@ def test_a_guardian_is_had_where_the_agent_asks_for_it() -> None:
     socket = settings(PACKAGING / "systemd" / "hvring-guardian.socket")
     assert socket["ListenSequentialPacket"] == [launch.SOCKET]
     assert (socket["Accept"], socket["SocketUser"], socket["SocketMode"]) == (["yes"], ["hvring"], ["0600"])
+
+
+def test_hooks_are_run_by_root_without_a_sandbox_where_the_agent_asks_for_it() -> None:
+    socket = settings(PACKAGING / "systemd" / "hvring-hooks.socket")
+    assert socket["ListenSequentialPacket"] == [hooks.SOCKET]
+    assert (socket["Accept"], socket["SocketUser"], socket["SocketMode"]) == (["yes"], ["hvring"], ["0600"])
+    unit = settings(path_of("hooks@"))
+    assert NEEDS["hooks@"]["unconfined"]
+    assert unit["User"] == [NEEDS["hooks@"]["user"]] == ["root"]
+    # A hook that holds outlives the process that started it.
+    assert unit["KillMode"] == ["process"]
+    # Anything of these would be a hook's, too.
+    assert not {*NEEDS["all"], *NEEDS["most"], "SystemCallFilter", "CapabilityBoundingSet"} & set(unit)
+    (program,) = unit["ExecStart"]
+    assert program.endswith("/hvring/guest/hooks/__main__.py")
+    assert (PACKAGING.parent / "hvring/guest/hooks/__main__.py").is_file()
+    assert {"hvring-hooks.socket", "hvring-guardian.socket"} <= words(settings(path_of("vss")), "Wants")
 
 
 def test_udev_gives_the_group_the_devices_of_the_six_services() -> None:

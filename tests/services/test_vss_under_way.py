@@ -583,3 +583,30 @@ def test_whatever_the_order_nothing_stays_frozen(first, packet, status_of):
         assert service.deadline() is None
         for kind, later in waiting:
             assert kind == "freeze" or status_of(later.resume()) in (Status.OK, Status.FAIL)
+
+
+@pytest.mark.parametrize("why", ["the channel ends", "it took too long"])
+def test_a_thaw_that_nobody_asked_for_goes_on_as_soon_as_it_can(why):
+    """Not only at the moment that its Pending names: whoever looks at the descriptor would look all the time."""
+    ready, wake = os.pipe()
+    now = [50.0]
+    freezer = ScriptedFreezer(lambda: now[0])
+    service = Vss(freezer, max_frozen=5.0, monotonic=lambda: now[0])
+    answer = service.respond(VssRequest(FREEZE))
+    freezer.outcome = True
+    now[0] += 1
+    assert answer.resume().status == Status.OK
+    freezer._pending = lambda work: Pending(lambda: freezer._go_on(work), now[0] + 1000, ready)
+    if why == "the channel ends":
+        service.reset()
+    else:
+        now[0] += 6
+        service.tick()
+    assert freezer.work == "thaw"
+    assert service.watch() == ready
+    freezer.outcome = True
+    os.write(wake, b"x")
+    service.tick()
+    assert freezer.idle
+    os.close(ready)
+    os.close(wake)

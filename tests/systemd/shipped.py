@@ -39,6 +39,7 @@ def over_a_virtual_host(name: str, more: str = "") -> str:
 def files(**more: str) -> dict[str, str]:
     """All that the package brings for systemd, and the drop-ins; ``more``: words for the command line of a service."""
     units = "/etc/systemd/system"
+    hooks = f"{interpreter()} -I -S {HOME}/package/hvring/guest/hooks/__main__.py"
     guardian = f"{interpreter()} -I -S {HOME}/package/hvring/guest/guardian.py"
     return {
         **text_of([path for path in UNITS if path.is_file() and path.suffix != ".toml"], units),
@@ -48,6 +49,8 @@ def files(**more: str) -> dict[str, str]:
             for name in SERVICES
         },
         f"{units}/hvring-guardian.socket.d/test.conf": "[Unit]\nConditionVirtualization=\nConditionPathExists=\n",
+        f"{units}/hvring-hooks.socket.d/test.conf": "[Unit]\nConditionVirtualization=\nConditionPathExists=\n",
+        f"{units}/hvring-hooks@.service.d/test.conf": f"[Service]\nExecStart=\nExecStart={hooks}\n",
         f"{units}/hvring.target.d/test.conf": "[Unit]\nConditionVirtualization=\nConditionPathExists=\n",
         f"{units}/hvring-guardian@.service.d/test.conf": f"[Service]\nExecStart=\nExecStart={guardian}\n",
     }

@@ -17,6 +17,7 @@ from shipped import PACKAGING, SERVICES, Host, disk, files, text
 
 pytestmark = pytest.mark.root
 SUITES = ["bookworm", "trixie"]
+SOCKETS = ("hvring-guardian.socket", "hvring-hooks.socket")
 
 
 @pytest.fixture
@@ -111,6 +112,75 @@ def test_a_freeze_and_its_guardian_have_units_of_their_own(
         machine.wait_for("hvring-vss.service", SubState="running", StatusText="serving vss")
 
 
+HOOK = """#!/bin/sh
+say() { echo "$HVRING_HOOK $1" >>/run/told; }
+say "$1"
+[ "$1" = freeze ] || exit 0
+# what no unit of hvring's own may: become somebody else
+[ "$(id -u):$(runuser -u nobody -- id -un)" = 0:nobody ] || exit 1
+echo held
+read -r word
+say "${word:-eof}"
+"""
+
+
+@pytest.mark.parametrize("suite", SUITES)
+def test_hooks_are_run_by_root_apart_from_the_agent(
+    suite: str, boot: Callable[..., Any], undo: contextlib.ExitStack
+) -> None:
+    for tool in ("losetup", "mkfs.ext4"):
+        if shutil.which(tool) is None:
+            pytest.skip(f"needs {tool}")
+    machine, host = booted(boot, suite, vss="--loop /mnt/disk --only /mnt/disk")
+    disk(machine, "/mnt/disk", undo.callback)
+    for name in ("10-one", "20-two"):
+        machine.run("mkdir", "-p", "/etc/hvring/hooks.d")
+        machine.write(f"/etc/hvring/hooks.d/{name}", HOOK)
+        machine.run("chmod", "755", f"/etc/hvring/hooks.d/{name}")
+    machine.systemctl("start", *SOCKETS)
+    host.start("vss")
+    host.ask("backup")
+    assert machine.run("cat", "/run/told").stdout.splitlines() == [
+        *("10-one prepare", "20-two prepare", "10-one freeze", "20-two freeze", "20-two thaw", "10-one thaw")
+    ]
+    assert any("hvring-hooks@" in line for line in machine.journal("init.scope")), machine.journal()
+    # The agent and all of its control group are killed while all is frozen.
+    machine.run("rm", "/run/told")
+    holding = subprocess.Popen(
+        machine.inside("hvring", "host", "--socket", "/run/host/socket", "backup", "--hold", "50"),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        machine.run("sh", "-c", 'until [ "$(grep -c freeze /run/told)" = 2 ]; do sleep 0.05; done')
+        machine.systemctl("kill", "--signal=KILL", "hvring-vss.service")
+        machine.run("sh", "-c", 'until [ "$(grep -c abort /run/told)" = 2 ]; do sleep 0.05; done')
+    finally:
+        holding.kill()
+        holding.wait()
+    assert machine.run("cat", "/run/told").stdout.splitlines()[-2:] == ["20-two abort", "10-one abort"]
+    machine.systemctl("stop", "host.service")  # which holds on to its backup
+    host = Host(machine)
+    machine.wait_for("hvring-vss.service", SubState="running", StatusText="serving vss")
+    # Root runs nothing of which only the agent says that it is a hook.
+    machine.write("/run/other/10-one", HOOK)
+    machine.run("chmod", "-R", "755", "/run/other")
+    machine.write("/run/other.toml", '[vss]\nhooks = "/run/other"\n')
+    drop_in = "/etc/systemd/system/hvring-vss.service.d/test.conf"
+    said = machine.run("cat", drop_in).stdout.replace(
+        "hvring run vss", "hvring run vss --config /run/other.toml"
+    )
+    machine.write(drop_in, said)
+    machine.systemctl("daemon-reload")
+    machine.systemctl("restart", "hvring-vss.service")
+    host.ask("wait", "vss")
+    machine.run("rm", "/run/told")
+    assert host.ask("backup", check=False).returncode != 0
+    assert any("reason=hook_refused" in line for line in machine.journal("hvring-vss.service"))
+    assert machine.run("cat", "/run/told", check=False).returncode != 0
+
+
 def blocked_writer(machine: Any, path: str) -> subprocess.Popen[bytes]:
     """One that waits for a thaw, once all is frozen."""
     end = time.monotonic() + 60
@@ -183,7 +253,7 @@ def test_elsewhere_than_on_hyper_v_no_unit_starts_or_fails(boot: Callable[..., A
     shipped = {name: words for name, words in files().items() if not name.endswith("/test.conf")}
     machine = boot("trixie", files=shipped)
     machine.run("systemd-sysusers")
-    for unit in (*(f"hvring-{name}.service" for name in SERVICES), "hvring.target", "hvring-guardian.socket"):
+    for unit in (*(f"hvring-{name}.service" for name in SERVICES), "hvring.target", *SOCKETS):
         machine.systemctl("enable", "--quiet", unit)
         machine.systemctl("start", unit)
         assert machine.show(unit, "ActiveState", "ConditionResult") == {
@@ -199,9 +269,7 @@ def test_systemd_and_udev_understand_what_is_shipped(suite: str, boot: Callable[
     machine = boot(suite, files={**files(), "/usr/lib/udev/rules.d/60-hvring.rules": rules.read_text()})
     machine.run("systemd-sysusers")
     units = [f"hvring-{name}.service" for name in SERVICES]
-    done = machine.run(
-        "systemd-analyze", "verify", "--man=no", *units, "hvring.target", "hvring-guardian.socket"
-    )
+    done = machine.run("systemd-analyze", "verify", "--man=no", *units, "hvring.target", *SOCKETS)
     assert done.stderr == ""
     for unit in (*units, "hvring-guardian@.service"):
         machine.run(

@@ -9,6 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+HOOKS: Final = "/etc/hvring/hooks.d"
+KNOBS: Final = {"hooks": "native", "hooks_qemu_ga": "qemu-ga", "hooks_open_vm_tools": "open-vm-tools"}
+"""The settings that name directories, and the style of what is in them, in the order of freezing."""
+
 MOST: Final = 100  # hooks in one directory; more is a mistake
 
 #: What editors and package managers leave beside a file, and nobody means to run.

@@ -86,7 +86,9 @@ class HookRun:
         ways: Callable[[], Sequence[Way]] | None = None,
         *,
         only: str | None = None,
+        entry_points: Sequence[str] = (),
     ) -> None:
+        """``only``: no hook but this one; ``entry_points``: names of those that Python packages bring."""
         self.backup: Final = os.urandom(8).hex()
         self.refused: tuple[Refused, ...] = ()
         self.outcomes: list[Outcome] = []
@@ -97,6 +99,7 @@ class HookRun:
             "backup": self.backup,
             "directories": [list(map(str, one)) for one in directories],
             "only": only,
+            "entry_points": list(entry_points),
             "mounts": list(mounts),
             "timeout": timeouts.hook,
             "total": timeouts.total,
@@ -127,9 +130,16 @@ class HookRun:
     def begin(self) -> Steps[None]:
         """All are prepared, and hold what is theirs.  EffectError names the one at fault; then :meth:`end` is due."""
         until = time.monotonic() + self._timeouts.total + _SLACK
-        yield from self._start()
+        yield from self.start()
         for phase in ("prepare", "freeze"):
             yield from self.do(phase, until)
+
+    def start(self) -> Steps[None]:
+        """The other process has found the hooks, and has started none.  Raises EffectError."""
+        yield from self._start()
+        if self.refused:
+            words = f"the hook {self.refused[0].path} is not run: {self.refused[0].why}"
+            raise EffectError(words, reason=Reason.HOOK_REFUSED)
 
     def do(self, phase: str, until: float) -> Steps[None]:
         """One phase of all."""

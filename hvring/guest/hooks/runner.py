@@ -21,12 +21,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from hvring.guest import guardian
-from hvring.guest.hooks.found import STYLES, Hook, find, in_order_of_end
+from hvring.guest.hooks.found import STYLES, Hook, Refused, find, in_order_of_end
 from hvring.guest.hooks.process import KILL_GRACE, TERM_GRACE, HookProcess
+from hvring.guest.hooks.rules import Rules
 from hvring.guest.hooks.words import hear, say
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 _PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_LARGEST_REQUEST: Final = 4 * 1024 * 1024
 _LARGEST_MOUNTS: Final = 100_000  # bytes; the kernel takes 128 KiB in one variable
 _NOT_FOR_HOOKS: Final = ("NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_", "PYTHON", "HVRING_")
 
@@ -45,7 +47,11 @@ class _Entry:
 class Runner:
     """``request`` is what the agent's side wrote; ``descriptors`` those of hooks that another runner has started."""
 
-    def __init__(self, control: socket.socket, service: int, request: Mapping[str, Any]) -> None:
+    def __init__(
+        self, control: socket.socket, service: int, request: Mapping[str, Any], rules: Rules | None = None
+    ) -> None:
+        """``rules``: what of the request counts, where it comes from one who may do less than this process."""
+        self._rules = rules
         self._control = control
         self._service = service
         self._request = request
@@ -60,13 +66,11 @@ class Runner:
         for number in _SIGNALS:
             signal.signal(number, lambda *_: None)
         hooks = [Hook(h["name"], tuple(h["argv"]), h["style"], h["group"]) for h in request["hooks"]]
-        refused: Sequence[Any] = ()
+        refused: list[Refused] = []
         if not hooks:
-            found = find(request["directories"])
-            hooks, refused = list(found.hooks), found.refused
-            wanted = request.get("only")
-            if wanted is not None:
-                hooks = [hook for hook in hooks if hook.name == wanted]
+            hooks, refused = _found(request, rules)
+        elif rules is not None:
+            rules.check(hooks)
         self._refused = [[one.path, one.why] for one in refused]
         known = request["known"] or [{}] * len(hooks)
         self._entries = [_Entry(hook, known[index]) for index, hook in enumerate(hooks)]
@@ -245,6 +249,9 @@ class Runner:
             if known.get("runs"):
                 process = HookProcess(0, *left[:4])
                 del left[:4]
+                if self._rules is not None and not self._rules.is_one_of_ours(process.pidfd):
+                    process.close()
+                    continue
                 if known.get("held") and not entry.has_end:
                     entry.held = process
                 else:
@@ -344,6 +351,27 @@ class Runner:
         )  # where it may not, it does without: nobody waits for this process while all is frozen
 
 
+def _found(request: Mapping[str, Any], rules: Rules | None) -> tuple[list[Hook], list[Refused]]:
+    directories = [(str(path), str(style)) for path, style in request["directories"]]
+    refused: list[Refused] = []
+    if rules is not None:
+        refused = [
+            Refused(path, rules.NOT_CONFIGURED) for path, style in directories if not rules.allow(path, style)
+        ]
+    found = find([one for one in directories if rules is None or rules.allow(*one)])
+    wanted = request.get("only")
+    hooks = list(found.hooks)
+    if request["entry_points"]:
+        from hvring.guest.hooks import entry_point
+
+        if rules is None or rules.entry_points:
+            hooks += entry_point.hooks(list(map(str, request["entry_points"])), len(directories))
+        else:
+            refused.append(Refused("hooks_entry_points", rules.NOT_CONFIGURED))
+    hooks = [hook for hook in hooks if wanted is None or hook.name == wanted]
+    return hooks, [*refused, *found.refused]
+
+
 def environment(request: Mapping[str, Any]) -> dict[str, str]:
     """What every hook gets, but for its phase and its name."""
     given = {name: value for name, value in os.environ.items() if not name.startswith(_NOT_FOR_HOOKS)}
@@ -389,6 +417,7 @@ def _readable(descriptors: Iterable[int], until: float | None) -> set[int]:
 def main(arguments: Sequence[str]) -> None:
     """``CONTROL SERVICE REQUEST DESCRIPTOR…``, all descriptors: a socket, a pidfd of the agent, JSON, and those of
     hooks that another runner has left.  Without words it takes them as the first message of its standard input."""
+    rules = None
     if arguments:
         control, service, request, *others = map(int, arguments)
         connection = socket.socket(fileno=control)
@@ -400,14 +429,15 @@ def main(arguments: Sequence[str]) -> None:
             own = os.pidfd_open(os.getpid())
         except (OSError, ValueError):  # whoever asked is gone
             return
+        rules = Rules.read()
         say(connection, {"event": "here"}, [own])
         os.close(own)
         os.dup2(os.open(os.devnull, os.O_RDWR), 0)
     for descriptor in (connection.fileno(), service, request, *others):
         os.set_inheritable(descriptor, False)
-    asked = json.loads(os.pread(request, os.fstat(request).st_size, 0))
+    asked = json.loads(os.pread(request, _LARGEST_REQUEST, 0))
     os.close(request)
-    runner = Runner(connection, service, asked)
+    runner = Runner(connection, service, asked, rules)
     runner.take_over(others)
     runner.run()
 
