@@ -103,7 +103,7 @@ def test_a_large_file_makes_nothing_large_and_holds_up_nobody(
 
         sums: list[str] = []
         seconds: list[float] = []
-        passed = sorted(host.do(beside(), timeout=1200))
+        passed = sorted(host.do(beside(), timeout=max(1200, SIZE // MIB)))
         copied = json.loads(agent.wait_for('"copied"'))
         assert (copied["size"], copied["sha256"]) == (SIZE, sums[0])
         assert os.stat(folder / "large").st_size == SIZE
@@ -111,9 +111,9 @@ def test_a_large_file_makes_nothing_large_and_holds_up_nobody(
         assert agent.end() == 0
     late = passed[len(passed) * 99 // 100]
     first = {who: (found[0], max(found)) for who, found in memory.items()}
-    print(
-        f"{SIZE // MIB} MiB: bytes at first and at most {first}; {len(passed)} answers, 99 % within {late} chunks"
-    )
+    slow = sorted(seconds)[len(seconds) * 99 // 100] * 1000
+    print(f"{SIZE // MIB} MiB: bytes at first and at most {first}")
+    print(f"{len(passed)} answers, 99 % within {late} chunks, {slow:.1f} ms")
     assert len(writer) == 1
     assert len(memory["agent"]) >= SIZE // MIB // 24
     for who, found in memory.items():

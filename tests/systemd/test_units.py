@@ -40,6 +40,11 @@ def test_units_work_in_their_sandboxes(suite: str, boot: Callable[..., Any]) -> 
     machine.run(
         "sh", "-c", "mkdir /var/lib/hyperv && touch /var/lib/hyperv/.kvp_pool_0 /var/lib/hyperv/.kvp_pool_3"
     )
+    # as a copy whose processes were killed left it
+    left = "/var/lib/hvring/incoming/below/.hvring-1.part"
+    machine.run(
+        "sh", "-c", f"mkdir -p {left.rpartition('/')[0]} && touch {left} && chown -R hvring: /var/lib/hvring"
+    )
     for name in ("kvp", "heartbeat", "timesync", "fcopy", "shutdown"):
         host.start(name)
         facts = machine.show(f"hvring-{name}.service", "ActiveState", "StatusText", "User", "NRestarts")
@@ -54,6 +59,11 @@ def test_units_work_in_their_sandboxes(suite: str, boot: Callable[..., Any]) -> 
     host.ask("copy", "/run/report", "/var/lib/hvring/incoming/")
     assert machine.run("cat", "/var/lib/hvring/incoming/report").stdout == "of the host"
     assert machine.run("stat", "-c", "%U:%G", "/var/lib/hvring/incoming/report").stdout == "hvring:hvring\n"
+    machine.write("/run/report", "of the host, again")
+    host.ask("copy", "--overwrite", "/run/report", "/var/lib/hvring/incoming/")
+    assert machine.run("cat", "/var/lib/hvring/incoming/report").stdout == "of the host, again"
+    machine.run("sh", "-c", f"until ! [ -e {left} ]; do sleep 0.05; done")
+    assert machine.run("ls", "-A", "/var/lib/hvring/incoming").stdout.split() == ["below", "report"]
     host.ask("heartbeat")
     host.ask("time", "sample")
     said = machine.run("hvring", "status", "--json").stdout  # of all of them
