@@ -100,6 +100,10 @@ def _page(plan: dict[str, Any]) -> list[str]:
         if each["problem"]:
             lines.append(f"WRONG: {each['target']} cannot be opened: {each['problem']}")
             lines.append(f"  what to do: {each['remedy']}")
+    if plan.get("hooks"):
+        hooks = [(one["name"], one["path"], one["refused"] or one["style"]) for one in plan["hooks"]]
+        lines += ["", "run before it, and told of the end in reverse order:"]
+        lines += [f"  {line}" for line in aligned(hooks)]
     if plan["skipped"]:
         lines += ["", "left alone:"]
         disks = [each for each in plan["skipped"] if each["why"] != ON_NO_DISK]

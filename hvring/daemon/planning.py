@@ -40,6 +40,7 @@ def question(settings: Settings, own_files: Sequence[tuple[str, str]] = ()) -> d
         "only_named": vss.only_named,
         "open_timeout": vss.open_timeout,
         "real": settings.real,
+        "hooks": vss.hook_directories(),
         "own_files": [
             ("the pools", os.fspath(settings.kvp.pool_directory)),
             *(("a directory for copies", os.fspath(path)) for path in settings.fcopy.allow),
@@ -49,8 +50,8 @@ def question(settings: Settings, own_files: Sequence[tuple[str, str]] = ()) -> d
 
 
 def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """As of :func:`hvring.guest.preflight.preflight`, with the ``rules`` by which it was made, and ``obstacle``: why no
-    freeze can work, or None.  Raises EffectError."""
+    """As of :func:`hvring.guest.preflight.preflight`, with the ``rules`` by which it was made, the ``hooks``,
+    and ``obstacle``: why no freeze can work, or None.  Raises EffectError."""
     from hvring.guest.freezer import SystemFreezer
     from hvring.guest.mounts import read_plan
     from hvring.guest.preflight import preflight
@@ -60,7 +61,31 @@ def answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     found = preflight(plan, own, open_timeout=asked["open_timeout"])
     rules = {name: asked[name] for name in ("exclude", "only", "loops", "only_named")}
     found["notes"] += unmatched(plan, rules)
-    return {**found, "rules": rules, "obstacle": SystemFreezer().obstacle() if asked["real"] else None}
+    hooks, refused = _hooks(asked.get("hooks", ()))
+    obstacle = SystemFreezer().obstacle() if asked["real"] else None
+    return {
+        **found,
+        "hooks": hooks,
+        "rules": rules,
+        "obstacle": obstacle or (refused if asked["real"] else None),
+    }
+
+
+def _hooks(directories: Sequence[Sequence[str]]) -> tuple[list[dict[str, Any]], str | None]:
+    """In the order in which they would hold, those that are refused behind them; why no backup is made, or None."""
+    from hvring.guest.hooks.found import find
+
+    found = find([(str(path), str(style)) for path, style in directories])
+    hooks: list[dict[str, Any]] = [
+        {"name": hook.name, "style": hook.style, "path": hook.argv[0], "refused": None}
+        for hook in found.hooks
+    ]
+    hooks += [
+        {"name": os.path.basename(one.path), "style": None, "path": one.path, "refused": one.why}
+        for one in found.refused
+    ]
+    why = [f"the hook {one.path} is not run: {one.why}" for one in found.refused]
+    return hooks, why[0] if why else None
 
 
 def unmatched(plan: Plan, rules: Mapping[str, Any]) -> list[str]:

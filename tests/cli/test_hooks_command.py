@@ -92,3 +92,23 @@ def test_a_trial_that_fails_says_what_to_do(directory: Path) -> None:
     facts = json.loads(call("test", "--hooks", directory, "--json", status=1))
     assert facts["reason"] == "hook_failed"
     assert "there is no hook 'x'" in call("test", "--hooks", directory, "--hook", "x", status=2)
+
+
+def test_the_plan_of_a_freeze_has_them(directory: Path) -> None:
+    from hvring.agent.settings import Settings, VssSettings
+    from hvring.cli.freeze import _page
+    from hvring.daemon.planning import answer, question
+
+    add(directory, "30-open", "true", 0o666)
+    settings = Settings(real=True, vss=VssSettings(only=["/nowhere"], hooks=str(directory)))
+    plan = {**answer(question(settings)), "by": None}
+    assert [(hook["name"], hook["refused"] is None) for hook in plan["hooks"]] == [
+        ("10-cache", True),
+        ("20-database", True),
+        ("30-open", False),
+    ]
+    assert "is not" in plan["obstacle"] or "needs root" in plan["obstacle"]
+    page = [line.split() for line in _page(plan)]
+    assert [row[0] for row in page if row and row[0][:3] in ("10-", "20-", "30-")] == [
+        *("10-cache", "20-database", "30-open")
+    ]

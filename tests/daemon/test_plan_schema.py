@@ -95,7 +95,9 @@ def test_so_is_a_plan_with_images_and_what_goes_wrong(tmp_path: Path) -> None:
     plan = Plan((image, var, odd), (Skipped(tank, "not on a block device"),), ("a note",))
     found = preflight(plan, [("the pools", "/var/pools")], proc=str(tmp_path), sysfs=str(tmp_path))
     rules = {"only": None, "exclude": [], "loops": [], "only_named": True}
-    assert list(problems({**found, "by": None, "obstacle": None, "rules": rules}, SCHEMA)) == []
+    hooks = [{"name": "10-a", "style": "native", "path": "/a/10-a", "refused": None}]
+    more = {"by": None, "obstacle": None, "rules": rules, "hooks": hooks}
+    assert list(problems({**found, **more}, SCHEMA)) == []
     assert [each["lies_on"] for each in found["order"]] == [["/var"], [], []]
     at_var = {"name": "8:1", "controller": None, "target": None, "lun": None}
     assert [each["disks"] for each in found["order"]] == [[at_var], [at_var], None]
