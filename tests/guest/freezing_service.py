@@ -38,18 +38,18 @@ class Service:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
 
-    def ask(self, word: str) -> Any:
+    def ask(self, word: str, timeout: float = TIMEOUT) -> Any:
         self.tell(word)
-        return self.answer()
+        return self.answer(timeout)
 
     def tell(self, word: str) -> None:
         assert self._process.stdin is not None
         self._process.stdin.write(word.encode() + b"\n")
         self._process.stdin.flush()
 
-    def answer(self) -> Any:
+    def answer(self, timeout: float = TIMEOUT) -> Any:
         assert self._process.stdout is not None
-        assert select.select([self._process.stdout], [], [], TIMEOUT)[0], "the service hangs"
+        assert select.select([self._process.stdout], [], [], timeout)[0], "the service hangs"
         line = self._process.stdout.readline()
         assert line, "the service ended"
         return json.loads(line)

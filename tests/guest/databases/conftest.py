@@ -36,11 +36,9 @@ def scene(namespace: Any, start: Any, processes: contextlib.ExitStack) -> Callab
     def make(kind: Any, size: int = 256, *others: str, others_first: bool = False, **options: Any) -> Any:
         mounts = [namespace.mount_image(name, size=size) for name in ("data", *others)]
         server = kind(namespace, *mounts, **options)
-        try:
-            made = Scene(namespace, mounts[::-1] if others_first else mounts, start, server)
-        except BaseException:
-            server.end()
-            raise
+        processes.callback(server.end)
+        server.begin()
+        made = Scene(namespace, mounts[::-1] if others_first else mounts, start, server)
         processes.callback(made.end)
         return made
 

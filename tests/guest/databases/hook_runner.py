@@ -9,7 +9,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-LIMIT = 60.0
+LIMIT = 180.0
 
 
 class HookFailed(Exception):

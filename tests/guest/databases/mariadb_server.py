@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 import pytest
-from program import LineClient, Program
+from program import TIMEOUT, LineClient, Program
 from scene import HOOKS
 
 _OPTIONS = (
@@ -37,13 +37,16 @@ class Mariadb:
         self._sockets = namespace.folder / "sockets"
         self._sockets.mkdir()
         self._sockets.chmod(0o777)
-        namespace.run("mkdir", self._data)
-        namespace.run("chown", "mysql:", self._data)
-        install = ("mariadb-install-db", "--no-defaults", "--user=mysql", "--skip-test-db")
-        namespace.run(*install, f"--datadir={self._data}", "--innodb-log-file-size=8M", timeout=120)
-        self._running = self._start(self._data, "running")
+        self._running: Program | None = None
         self._looking: Program | None = None
         self.unsound: list[str] = []
+
+    def begin(self) -> None:
+        self._namespace.run("mkdir", self._data)
+        self._namespace.run("chown", "mysql:", self._data)
+        install = ("mariadb-install-db", "--no-defaults", "--user=mysql", "--skip-test-db")
+        self._namespace.run(*install, f"--datadir={self._data}", "--innodb-log-file-size=8M", timeout=TIMEOUT)
+        self._running = self._start(self._data, "running")
         tables = [f"CREATE TABLE {side}{n} (n int PRIMARY KEY)" for n in range(_WRITERS) for side in "ab"]
         self.ask("CREATE DATABASE t", "running", "mysql")
         self.ask("; ".join([*tables, "CREATE TABLE m (n int PRIMARY KEY) ENGINE MyISAM"]), "running")
@@ -59,7 +62,7 @@ class Mariadb:
         return [LineClient(command, text) for text in [*texts, "INSERT INTO m VALUES (%); SELECT %;"]]
 
     def ask(self, statement: str, which: str, database: str = "t") -> str:
-        return str(self._namespace.run(*self._client(which, database), "-e", statement))
+        return str(self._namespace.run(*self._client(which, database), "-e", statement, timeout=TIMEOUT))
 
     def look(self, *data: str) -> list[int]:
         self._looking = server = self._start(f"{data[0]}/db", "copy")
@@ -86,7 +89,8 @@ class Mariadb:
     def end(self) -> None:
         if self._looking is not None:
             self._looking.kill()
-        self._running.kill()
+        if self._running is not None:
+            self._running.kill()
 
     def _start(self, data: str, which: str) -> Program:
         server = Program(

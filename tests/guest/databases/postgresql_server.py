@@ -3,24 +3,26 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import time
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 import pytest
-from program import LineClient, Program
+from program import TIMEOUT, LineClient, Program
 from scene import HOOKS
 
-#: One segment of its log and two that wait fit in a small image; nothing but commits and hooks writes the log out.
+#: As small as it gets; and nothing but commits, its writer and the hook writes the log out.
 _SETTINGS = {
     "listen_addresses": "",
     "shared_buffers": "16MB",
     "wal_buffers": "8MB",
     "min_wal_size": "4MB",
     "max_wal_size": "64MB",
-    "wal_writer_delay": "10s",
-    "wal_writer_flush_after": "1GB",
+    "bgwriter_lru_maxpages": "0",
     "autovacuum": "off",
     "checkpoint_timeout": "1h",
 }
@@ -39,14 +41,24 @@ class Postgresql:
         self._sockets = namespace.folder / "sockets"
         self._sockets.mkdir()
         self._sockets.chmod(0o777)
-        namespace.run("chown", "postgres:", mount, *for_log)
-        log = tuple(f"--waldir={place}/wal" for place in for_log)
+        self._running: Program | None = None
+        self._looking: Program | None = None
+        self._for_log = for_log
+        self._mounts = (mount, *for_log)
+        self._late = 0
+
+    def begin(self) -> None:
+        self._namespace.run("chown", "postgres:", *self._mounts)
+        log = tuple(f"--waldir={place}/wal" for place in self._for_log)
         options = (*log, "-A", "trust", "-k", "-N", "--wal-segsize=1", "-E", "UTF8", "--locale=C")
-        namespace.run(
-            *("runuser", "-u", "postgres", "--", str(self._programs / "initdb"), "-D", self._data, *options)
+        self._namespace.run(
+            *("runuser", "-u", "postgres", "--", str(self._programs / "initdb"), "-D", self._data, *options),
+            timeout=TIMEOUT,
         )
         self._running = self._start(self._data, 1)
-        self._looking: Program | None = None
+        if not self._synchronous:  # the process that writes the log out later is late for good
+            self._late = self._process("walwriter")
+            os.kill(self._late, signal.SIGSTOP)
         tables = [f"CREATE TABLE {side}{n} (n int PRIMARY KEY)" for n in range(_WRITERS) for side in "ab"]
         self.ask("; ".join(tables))
 
@@ -60,7 +72,7 @@ class Postgresql:
         return [LineClient(self._psql(1), text.format(on, n=n)) for n in range(_WRITERS)]
 
     def ask(self, statement: str, port: int = 1) -> str:
-        return str(self._namespace.run(*self._psql(port), "-c", statement))
+        return str(self._namespace.run(*self._psql(port), "-c", statement, timeout=TIMEOUT))
 
     def position(self) -> int:
         """How far the log of the running server has got, in bytes."""
@@ -99,7 +111,7 @@ class Postgresql:
                 "-U",
                 "postgres",
             )
-            self._namespace.run(str(self._programs / "pg_amcheck"), *check, "postgres")
+            self._namespace.run(str(self._programs / "pg_amcheck"), *check, "postgres", timeout=TIMEOUT)
             return found
         finally:
             server.kill()
@@ -112,7 +124,23 @@ class Postgresql:
     def end(self) -> None:
         if self._looking is not None:
             self._looking.kill()
-        self._running.kill()
+        if self._late:
+            os.kill(self._late, signal.SIGCONT)
+            self._late = 0
+        if self._running is not None:
+            self._running.kill()
+
+    def _process(self, name: str) -> int:
+        """The server's process of that name, which it has a moment after it has begun."""
+        assert self._running is not None
+        postmaster = self._running.process.pid
+        give_up_at = time.monotonic() + TIMEOUT
+        while time.monotonic() < give_up_at:
+            for pid in Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split():
+                if name in Path(f"/proc/{pid}/cmdline").read_text():
+                    return int(pid)
+            time.sleep(0.01)
+        raise AssertionError(f"no {name}")
 
     def _start(self, data: str, port: int) -> Program:
         settings = {**_SETTINGS, "port": str(port), "unix_socket_directories": str(self._sockets)}

@@ -8,7 +8,7 @@ import threading
 import time
 from typing import Any
 
-TIMEOUT = 60.0
+TIMEOUT = 180.0  # for what must happen; nobody waits that long where all is well
 
 
 class Program:

@@ -28,8 +28,9 @@ class Client:
         n = self._number
         self._send("MULTI", f"SET a{n} {number}", f"SET b{n} {number}", f"SETBIT all{n} {number} 1", "EXEC")
         expected = ["+OK", *["+QUEUED"] * 3, "*3", "+OK", "+OK", ":0"]
-        if (answers := [self._line() for _ in expected]) != expected:
-            raise ValueError(f"{answers} after {number}")
+        for line in expected:
+            if (answer := self._line()) != line:
+                raise ValueError(f"{answer!r} for {line!r} of {number}")
 
     def ask(self, command: str) -> str:
         self._send(command)
@@ -60,10 +61,14 @@ class Redis:
         self._sockets = namespace.folder / "sockets"
         self._sockets.mkdir()
         self._sockets.chmod(0o777)
-        namespace.run("mkdir", f"{mount}/db")
-        namespace.run("chown", "redis:", f"{mount}/db")
-        self._running = self._start(f"{mount}/db", "running")
+        self._running: Program | None = None
         self._looking: Program | None = None
+        self._mount = mount
+
+    def begin(self) -> None:
+        self._namespace.run("mkdir", f"{self._mount}/db")
+        self._namespace.run("chown", "redis:", f"{self._mount}/db")
+        self._running = self._start(f"{self._mount}/db", "running")
 
     def hook(self) -> str:
         path = self._sockets / "running"
@@ -97,7 +102,8 @@ class Redis:
     def end(self) -> None:
         if self._looking is not None:
             self._looking.kill()
-        self._running.kill()
+        if self._running is not None:
+            self._running.kill()
 
     def _start(self, data: str, which: str) -> Program:
         options = {
@@ -108,6 +114,7 @@ class Redis:
             "save": "",
             "appendonly": "yes" if self._append_only else "no",
             "appendfsync": "everysec",
+            "auto-aof-rewrite-min-size": "4mb",  # the file is written anew every now and then
             "aof-load-truncated": "no",  # a command that is cut off is not to be forgiven
         }
         words = [word for name, value in options.items() for word in (f"--{name}", value)]

@@ -21,6 +21,8 @@ HOOKS = Path(__file__).parents[3] / "examples" / "hooks"
 class Server(Protocol):
     """A database in its file systems, or in copies of them."""
 
+    def begin(self) -> None: ...
+
     def hook(self) -> str:
         """The script that calls the hook for this server."""
         ...
@@ -55,33 +57,31 @@ class Scene:
         self._mounts = mounts
         self._start = start
         script = self._write_hook()
-        self._freezers = {True: start(mounts, hooks=str(script.parent)), False: start(mounts)}
+        patient = {"open_timeout": TIMEOUT, "freeze_timeout": TIMEOUT, "deadline": 3 * TIMEOUT}
+        self._freezers = {
+            True: start(mounts, hooks=str(script.parent), **patient),
+            False: start(mounts, **patient),
+        }
         self.hook = Hook(namespace, script)
         self.writers = Writers(server.clients())
 
     def end(self) -> None:
         self.hook.kill()
         self.writers.end()
-        self.server.end()
 
-    def back_up(self, *, hook: bool = True, quiet: bool = False) -> Backup:
-        """``quiet``: no transaction is under way, so that none makes the server write an earlier one out."""
+    def back_up(self, *, hook: bool = True) -> Backup:
         freezer = self._freezers[hook]
         self.writers.get_on()
         self.writers.longest_stall()
-        if quiet:
-            self.writers.hold()
         before = self.writers.acknowledged()
         began = time.monotonic()
-        assert freezer.ask("freeze") is None
+        assert freezer.ask("freeze", TIMEOUT) is None
         frozen = self.writers.acknowledged()
         for mount in self._mounts:
             subprocess.run(["cp", "--sparse=always", f"{mount}.img", f"{mount}.copy.img"], check=True)
         late = self.writers.acknowledged()
-        assert freezer.ask("thaw") is None
+        assert freezer.ask("thaw", TIMEOUT) is None
         took = time.monotonic() - began
-        if quiet:
-            self.writers.go()
         self.writers.get_on()
         stall = self.writers.longest_stall()
         self.writers.hold()
@@ -100,7 +100,7 @@ class Scene:
         freezer = self._start(self._mounts, hooks=hooks, behind=[f"{hung}/disk"])
         self.writers.get_on()
         self.writers.longest_stall()
-        assert hung in freezer.ask("freeze")
+        assert hung in freezer.ask("freeze", TIMEOUT)
         self.writers.get_on()
         print(f"\na freeze that fails: longest wait of a writer {self.writers.longest_stall():.2f} s")
 

@@ -31,7 +31,8 @@ def test_what_was_committed_is_in_every_image_and_nothing_came_after(scene: Any)
         assert is_whole(backups[flush][-1]), backups[flush][-1]
         assert database.server.unsound == []
     for flush, done in backups.items():
-        report(f"mariadb, innodb_flush_log_at_trx_commit = {flush}", done, is_whole)
+        if done:
+            report(f"mariadb, innodb_flush_log_at_trx_commit = {flush}", done, is_whole)
     database.server.ask("SET GLOBAL innodb_flush_log_at_trx_commit = 0", "running")
     without = [database.back_up(hook=False) for _ in range(2)]
     assert not any(map(is_whole, without)), "the check cannot fail"

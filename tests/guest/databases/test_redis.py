@@ -23,7 +23,7 @@ def is_whole(backup: Backup) -> bool:
 def test_what_was_acknowledged_is_in_every_image_and_nothing_came_after(
     scene: Any, append_only: bool
 ) -> None:
-    database = scene(Redis, 64, append_only=append_only)
+    database = scene(Redis, 128, append_only=append_only)
     backups = []
     for _ in range(count_of_backups()):
         backups.append(database.back_up())
@@ -35,7 +35,7 @@ def test_what_was_acknowledged_is_in_every_image_and_nothing_came_after(
 
 @pytest.mark.parametrize("how", ["abort", "kill"])
 def test_the_end_of_the_hook_is_the_release_and_a_kill_soon_is(scene: Any, how: str) -> None:
-    database = scene(Redis, 64)
+    database = scene(Redis, 128)
     database.writers.get_on()
     database.hook.freeze()
     held = database.writers.acknowledged()
@@ -49,7 +49,7 @@ def test_the_end_of_the_hook_is_the_release_and_a_kill_soon_is(scene: Any, how: 
 
 
 def test_a_snapshot_that_cannot_be_written_fails_the_freeze(scene: Any) -> None:
-    database = scene(Redis, 64, append_only=False)
+    database = scene(Redis, 128, append_only=False)
     database.writers.get_on()
     database.namespace.run("chmod", "000", f"{database.namespace.folder}/data/db")
     with pytest.raises(HookFailed, match=r"freeze: 1: .*no snapshot could be written"):
@@ -58,14 +58,14 @@ def test_a_snapshot_that_cannot_be_written_fails_the_freeze(scene: Any) -> None:
 
 
 def test_writers_go_on_when_the_freeze_fails(scene: Any, hang: Any) -> None:
-    database = scene(Redis, 64)
+    database = scene(Redis, 128)
     database.fail(hang("hung"))
     backup = database.back_up()
     assert is_whole(backup), backup
 
 
 def test_a_server_that_is_not_there_is_named(scene: Any) -> None:
-    database = scene(Redis, 64)
+    database = scene(Redis, 128)
     database.server.end()
     with pytest.raises(HookFailed, match=r"prepare: 1: redis: .*/running: "):
         database.hook.run("prepare")
