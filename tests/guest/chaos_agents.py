@@ -20,6 +20,7 @@ from freezer_process import restricted
 
 from hvring.agent import Agent
 from hvring.errors import EffectError
+from hvring.events import Event, EventKind
 from hvring.guest.freezer import SystemFreezer
 from hvring.guest.hooks.freezer import HookedFreezer
 from hvring.guest.hooks.timeouts import Timeouts as HookTimeouts
@@ -126,7 +127,12 @@ async def serve(
         loop.call_later(reload_after, lambda: vss.adopt(service()))
     os.write(tell, b"s")
     opener = partial(connect_async, host, timeout=None, wait=True)
-    async with Agent([vss, Heartbeat()], opener, on_event=lambda _: None):
+
+    def hear(event: Event) -> None:
+        if event.kind is EventKind.FROZEN and "not frozen" in event.detail:
+            os.write(tell, b"o")
+
+    async with Agent([vss, Heartbeat()], opener, on_event=hear):
         await ended.wait()
     if problems:
         raise AssertionError(problems)

@@ -281,7 +281,7 @@ class Round:
         time.sleep(chance.random() * (0.03 if at else 0.15))
         found = family(self.agent)
         self._listen(0)
-        state = "done" if b"d" in self.said else STATES.get(self.said.strip(b"LW")[-1:], "nothing")
+        state = "done" if b"d" in self.said else STATES.get(self.said.strip(b"LWo")[-1:], "nothing")
         # One of the three must be left: nobody else would know that anything is frozen.
         roles = (*ROLES, "runner") if self.choice.hooks else ROLES
         victims = chance.sample(roles, chance.choice((1, 1, 2)))
