@@ -360,7 +360,7 @@ ROWS = [
             1.0,
             0.6,
             daemon,
-            limit=(LOOKS,),
+            limit=(LOOKS,) if kind == "memory" else (),  # the disk has its own
         )
         for kind, where in (("disk", "the disk"), ("memory", "a tmpfs"))
         for daemon in ("hv_fcopy_daemon", "hv_fcopy_uio_daemon")
