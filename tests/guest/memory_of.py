@@ -10,6 +10,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from writers import wait_for
 
 _PROCESS_MADVISE = 440
 _MADV_PAGEOUT = 21
@@ -65,6 +66,7 @@ class LastMoment:
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
+        self._is_over = False
         if _libc.ptrace(_PTRACE_SEIZE, pid, None, ctypes.c_void_p(_PTRACE_O_TRACEEXIT)) < 0:
             pytest.skip(f"nobody may trace here: {os.strerror(ctypes.get_errno())}")
 
@@ -75,11 +77,19 @@ class LastMoment:
             if not pid:
                 return None
             if not os.WIFSTOPPED(status):
+                self._is_over = True
                 raise AssertionError("it ended without a last moment")
             if status >> 16 == _PTRACE_EVENT_EXIT:
                 found = faults(self.pid)
+                self._is_over = True
                 _libc.ptrace(_PTRACE_DETACH, self.pid, None, None)  # its parent is to reap it
                 return found
             number = os.WSTOPSIG(status)
             passed_on = 0 if number == signal.SIGTRAP else number
             _libc.ptrace(_PTRACE_CONT, self.pid, None, ctypes.c_void_p(passed_on))
+
+    def close(self) -> None:
+        """Whatever happened: nobody is held at his end, and with him what he has open."""
+        if not self._is_over:
+            os.kill(self.pid, signal.SIGKILL)
+            wait_for(lambda: self.look() is not None)
