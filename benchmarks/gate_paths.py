@@ -20,6 +20,7 @@ SLOWER = "send + recv_into, made slower"  # the gate must find it worse than the
 
 
 def paths() -> dict[str, Callable[[int], None]]:
+    import gate_chunks
     import gate_services
 
     from hvring import Channel
@@ -28,15 +29,21 @@ def paths() -> dict[str, Callable[[int], None]]:
 
     memory = bytearray(4096 + 131072)
     producer, consumer = RingProducer(memory), RingConsumer(memory)
-    shared = mmap.mmap(-1, 2 * 69632)
-    bells = [os.eventfd(0) for _ in range(4)]
-    guest = Channel(
-        shared, ring_size=69632, tx_offset=0, rx_offset=69632, doorbell=EventfdDoorbell(*bells[:2])
-    )
-    host = Channel(
-        shared, ring_size=69632, tx_offset=69632, rx_offset=0, doorbell=EventfdDoorbell(*bells[2:])
-    )
-    host.mask()
+
+    def pair() -> tuple[Channel, Channel]:
+        """The guest's end and the host's, whose doorbells nobody hears."""
+        shared = mmap.mmap(-1, 2 * 69632)
+        bells = [os.eventfd(0) for _ in range(4)]
+        guest = Channel(
+            shared, ring_size=69632, tx_offset=0, rx_offset=69632, doorbell=EventfdDoorbell(*bells[:2])
+        )
+        host = Channel(
+            shared, ring_size=69632, tx_offset=69632, rx_offset=0, doorbell=EventfdDoorbell(*bells[2:])
+        )
+        host.mask()
+        return guest, host
+
+    guest, host = pair()
     payload, target = bytes(SIZE), bytearray(SIZE)
     payloads, many, rows = [payload] * BATCH, bytearray(SIZE * BATCH), bytearray(24 * BATCH)
     table = b"".join(struct.pack("<IIHHIQ", n * SIZE, SIZE, 6, 0, 0, n) for n in range(BATCH))
@@ -119,6 +126,7 @@ def paths() -> dict[str, Callable[[int], None]]:
         "send_many + recv_many of 64": packets,
         "recv_into on an empty ring": nothing_there,
         SLOWER: slower,
+        **gate_chunks.paths(pair),
         **gate_services.paths(),
     }
 

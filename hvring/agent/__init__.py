@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         VssSettings,
     )
     from hvring.agent.standard import Effects, standard_services
+    from hvring.agent.stay import Stay
 
 __all__ = [
     "Agent",
@@ -41,6 +42,7 @@ __all__ = [
     "ServiceChannel",
     "Settings",
     "ShutdownSettings",
+    "Stay",
     "TimeSyncSettings",
     "VssSettings",
     "serve",
@@ -55,6 +57,7 @@ _MODULES: Final = {
     "Opener": "channel",
     "Responder": "responder",
     "ServiceChannel": "channel",
+    "Stay": "stay",
     "serve": "blocking",
     "standard_services": "standard",
 }

@@ -12,6 +12,7 @@ from typing import Any, Final
 from hvring.agent.channel import Opener
 from hvring.agent.reporter import Reporter
 from hvring.agent.service_loop import ServiceLoop, attend
+from hvring.agent.stay import NEVER, Stay
 from hvring.events import Event
 from hvring.services.base import IntegrationService
 from hvring.services.service import Service
@@ -25,7 +26,8 @@ class Agent:
     Embeddable: ``start`` and ``stop`` (or ``async with``) on the running loop; no signal handlers, no logging set-up,
     no threads.  ``on_event`` is called on the loop with each :class:`~hvring.events.Event`; those of a freeze come
     after its thaw, unless ``keeps_events`` is False: then the listener writes nothing while ``quiet``.  ``on_calm`` is
-    called when a freeze is over and its events were told.  ValueError for two services of one name.
+    called when a freeze is over and its events were told.  ``stay``: what each service may spend on looking for the
+    host's next request before it sleeps.  ValueError for two services of one name.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Agent:
         on_event: Callable[[Event], None] | None = None,
         on_calm: Callable[[], None] | None = None,
         keeps_events: bool = True,
+        stay: Stay = NEVER,
     ) -> None:
         self.services: Final[dict[str, Service]] = {}
         for service in services:
@@ -44,7 +47,7 @@ class Agent:
             self.services[service.name] = service
         self._reporter = Reporter(self.services.values(), on_event, on_calm=on_calm, keeps=keeps_events)
         self._loops = {
-            name: ServiceLoop(s, open_channel, self._reporter) for name, s in self.services.items()
+            name: ServiceLoop(s, open_channel, self._reporter, stay) for name, s in self.services.items()
         }
         self._tasks: list[asyncio.Task[None]] = []
 

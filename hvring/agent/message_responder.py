@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from hvring.agent.channel import MessageChannel, ServiceChannel
 from hvring.agent.responder import BATCH, TURN, Responder
+from hvring.agent.stay import NEVER, PollingLook, Stay
 from hvring.errors import EffectError, HvringError
 from hvring.pending import Pending, is_due, soonest
 from hvring.reasons import Reason
@@ -35,12 +36,15 @@ class MessageResponder:
         channel: MessageChannel,
         service: IntegrationService[Any],
         *,
+        stay: Stay = NEVER,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``stay``: what may be spent on looking for the next message when one was answered."""
         self.channel: Final = channel
         self.service: Final = service
         self._monotonic = monotonic
         self._pending: Pending[Response | None] | None = None
+        self._look = PollingLook(stay, monotonic=monotonic) if stay.seconds > 0 else None
 
     def respond(self, limit: int = BATCH, seconds: float = TURN) -> bool:
         """Answer some requests: ``limit`` at most, and none more after ``seconds``.
@@ -50,6 +54,9 @@ class MessageResponder:
         after both.
         """
         until = self._monotonic() + seconds
+        has_answered = False
+        if self._look is not None:
+            self._look.wake(self.channel.has_arrived())
         for _ in range(limit):
             if self.channel.has_arrived():  # so nobody waits for what is pending
                 if self._break_off():
@@ -59,11 +66,13 @@ class MessageResponder:
                     return False
                 continue
             message = self.channel.recv()
-            if message is None:
+            if message is not None:
+                self._take(self.service.respond(message))
+                has_answered = True
+                if self._monotonic() >= until:
+                    break
+            elif not (has_answered and self._stay(until - self._monotonic())):
                 return False
-            self._take(self.service.respond(message))
-            if self._monotonic() >= until:
-                break
         return True
 
     @property
@@ -102,6 +111,9 @@ class MessageResponder:
         """The channel ends: nobody waits for an answer any more, and what was begun is undone."""
         self._break_off()
         self.service.reset()
+
+    def _stay(self, seconds: float) -> bool:
+        return self._look is not None and self._look.stay(self.channel.has_arrived, seconds)
 
     def _go_on(self) -> bool:
         """With what is pending. False: it takes its time."""
@@ -153,10 +165,12 @@ class MessageResponder:
         )
 
 
-def responder_for(channel: ServiceChannel | MessageChannel, service: Service) -> Responder | MessageResponder:
+def responder_for(
+    channel: ServiceChannel | MessageChannel, service: Service, stay: Stay = NEVER
+) -> Responder | MessageResponder:
     """What serves ``channel``. Raises HvringError for a service that takes nothing but packets."""
     if not isinstance(channel, MessageChannel):
-        return Responder(channel, service)
+        return Responder(channel, service, stay=stay)
     if not isinstance(service, IntegrationService):
         raise PacketsOnlyError(f"{service.name} answers packets only: serve it over uio or a virtual host")
-    return MessageResponder(channel, service)
+    return MessageResponder(channel, service, stay=stay)

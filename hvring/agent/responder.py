@@ -7,6 +7,7 @@ import time
 from typing import Any, Final
 
 from hvring.agent.channel import InPlace, ServiceChannel
+from hvring.agent.stay import NEVER, Stay, looking
 from hvring.channel import ROOM_RECHECK
 from hvring.errors import BufferTooSmallError, PacketTooLargeError, RingFullError
 from hvring.events import Event, EventKind
@@ -26,7 +27,8 @@ class Responder:
     answer that finds no room, and for one that takes its time.
     """
 
-    def __init__(self, channel: ServiceChannel, service: Service) -> None:
+    def __init__(self, channel: ServiceChannel, service: Service, *, stay: Stay = NEVER) -> None:
+        """``stay``: what may be spent on looking for the next packet when one was answered."""
         self.channel: Final = channel
         self.service: Final = service
         self.dropped = 0  # answers that no ring of this size can take
@@ -35,6 +37,7 @@ class Responder:
         if isinstance(channel, InPlace) and isinstance(service, IntegrationService) and service.in_place:
             self._in_place = channel, service
         self._inbox = Inbox()
+        self._looks = looking(channel, stay)
         self._held: tuple[Reply | Request, int] | None = None
         self._pending: tuple[Pending[Reply | Request | None] | Pending[Reply | None], int] | None = None
 
@@ -49,18 +52,21 @@ class Responder:
         channel.mask()
         monotonic = time.monotonic
         until = monotonic() + seconds
+        has_answered = False
         for _ in range(limit):
             if (self._held is not None or self._pending is not None) and not self._is_answered():
                 channel.arm()  # takes the wake-up; what can be read has to wait
                 if self._held is not None and not channel.wants_room:
                     continue  # the room that an answer waits for came meanwhile
                 return False
-            if not self._answer_next():
+            if self._answer_next():
+                has_answered = True
+                if monotonic() >= until:
+                    break
+            elif not (has_answered and self._looks is not None and self._looks.stay(until - monotonic())):
                 if channel.arm() == 0:
                     return False
                 channel.mask()
-            elif monotonic() >= until:
-                break
         return True
 
     @property

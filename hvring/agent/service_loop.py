@@ -11,6 +11,7 @@ from typing import Any, Final
 from hvring.agent.channel import MessageChannel, Opener, ServiceChannel
 from hvring.agent.message_responder import responder_for
 from hvring.agent.reporter import Reporter, log
+from hvring.agent.stay import NEVER, Stay
 from hvring.errors import ChannelRescindedError, HvringError
 from hvring.events import Event, EventKind
 from hvring.news import News
@@ -30,11 +31,12 @@ _FAILURE: Final = tuple(Failure("", Exception(), Reason.FAILED, 0.0).as_dict())
 class ServiceLoop:
     """Nothing that the host does ends it: what fails is tried again, with a growing pause."""
 
-    def __init__(self, service: Service, opener: Opener, reporter: Reporter) -> None:
+    def __init__(self, service: Service, opener: Opener, reporter: Reporter, stay: Stay = NEVER) -> None:
         self.service = service
         self.openings = 0
         self.stopped: str | None = None  # why it is not served any more
         self._open_channel = opener
+        self._stay = stay
         self._reporter = reporter
         self._news = News(lambda kind, detail, facts: reporter.tell(Event(service.name, kind, detail, facts)))
         self._failure: tuple[EventKind, str] | None = None  # the last one, as long as it goes on
@@ -130,7 +132,7 @@ class ServiceLoop:
 
     async def _serve(self, channel: ServiceChannel | MessageChannel) -> None:
         try:
-            self._turns = turns = _Turns(channel, self.service, self._after_turn)
+            self._turns = turns = _Turns(channel, self.service, self._after_turn, self._stay)
         except BaseException:
             channel.close()
             raise
@@ -210,9 +212,13 @@ class _Turns:
     """The turns of one open channel among the others of its loop."""
 
     def __init__(
-        self, channel: ServiceChannel | MessageChannel, service: Service, after_turn: Callable[[], None]
+        self,
+        channel: ServiceChannel | MessageChannel,
+        service: Service,
+        after_turn: Callable[[], None],
+        stay: Stay = NEVER,
     ) -> None:
-        self.responder = responder_for(channel, service)
+        self.responder = responder_for(channel, service, stay)
         self._service = service
         self._after_turn = after_turn
         self._loop = asyncio.get_running_loop()

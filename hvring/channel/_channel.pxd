@@ -22,6 +22,8 @@ cdef class Channel:
     cdef object memory
     cdef object on_close
     cdef bint masked
+    # stay() saw nothing: whoever called it sleeps
+    cdef bint asleep
     # since the last signal
     cdef bint seen_alive
     cdef readonly bint closed

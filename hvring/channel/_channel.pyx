@@ -46,8 +46,8 @@ cdef class Channel:
     ``recheck_every``: seconds after which a sleeper looks again unasked, where the kernel may lose a wake-up by
     changing the mask itself (PROTOCOL 1.4); 0: never.  One thread (or one event loop) at a time; a blocked ``wait``
     lets others run.  ``mirrored``: behind each ring its data area is mapped once more (``hvring.ring.DoubleMapping``),
-    so that what ``claim`` and ``views`` show is never a copy.  ``spin`` and ``spin_share``: what ``wait`` may spend on
-    looking before it sleeps.
+    so that what ``claim`` and ``views`` show is never a copy.  ``spin`` and ``spin_share``: what ``wait`` and ``stay``
+    may spend on looking before there is a sleep.
     """
 
     def __cinit__(self, memory, *, Py_ssize_t ring_size, Py_ssize_t tx_offset, Py_ssize_t rx_offset,
@@ -303,6 +303,21 @@ cdef class Channel:
         set_spin(self, self.spin, share)
 
     @cython.critical_section
+    def stay(self, double seconds=0.001) -> bool:
+        """For event loops, after draining and before ``arm``: is there something to receive, now or in a moment?
+
+        As ``wait`` does, it looks for as long as ``spin`` and ``spin_share`` allow, for ``seconds`` at most, and never
+        sleeps: others of the loop wait meanwhile.  False: go on with ``arm``; the time until the next ``mask`` counts
+        as a sleep.
+        """
+        if self.closed:
+            usable(self)
+        if self.spinner is None or self.spinner.limit == 0:
+            return False
+        self.asleep = not look(self, now() + seconds)
+        return not self.asleep
+
+    @cython.critical_section
     def recheck(self) -> None:
         """For event loops: to be called when ``recheck_every`` seconds passed in silence, then drain and arm.
 
@@ -347,6 +362,9 @@ cdef class Channel:
             usable(self)
         hv_rx_mask(&self.rx.ring)
         self.masked = True
+        if self.asleep:
+            self.asleep = False
+            self.spinner.slept(now_ns(), hv_rx_look(&self.rx.ring) >= 0 and hv_rx_available(&self.rx.ring) != 0)
 
     def fileno(self) -> int:
         """A descriptor for select, poll, epoll, asyncio: readable when there may be packets, room, or an end.

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 
 from hvring.agent.agent import Agent
 from hvring.agent.channel import Opener
+from hvring.agent.stay import Stay
 from hvring.daemon.health import HealthRegister
 from hvring.daemon.log import Log
 from hvring.daemon.notify import ServiceManager
@@ -46,7 +47,15 @@ class Daemon:
         ``read`` gives the next one, ``remake`` the services by it.
         """
         self.listeners: list[Callable[[Event], None]] = [log.event]
-        self.agent = Agent(services, opener, on_event=self._heard, on_calm=self._calm, keeps_events=False)
+        run = configuration.run
+        self.agent = Agent(
+            services,
+            opener,
+            on_event=self._heard,
+            on_calm=self._calm,
+            keeps_events=False,
+            stay=Stay(run.stay, run.stay_share),
+        )
         self.reloader = Reloader(self.agent, configuration, read, remake, self._heard)
         self.health = health or HealthRegister()
         self.status = Status(

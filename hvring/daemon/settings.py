@@ -31,6 +31,16 @@ class RunSettings:
         "auto",
         "on Hyper-V: over the rings of uio_hv_generic, over hv_utils' devices, or by what is there",
     )
+    stay: float = knob(
+        0.0001,
+        "seconds for which a service looks for the host's next request before it sleeps, while requests follow one "
+        "another closely, as those of a file; 0: never. With one processor it never does",
+        least=0,
+        most=0.001,
+    )
+    stay_share: float = knob(
+        0.25, "the share of one processor's time that each service may spend on that", above=0, most=1
+    )
     rehearse: bool | None = knob(
         None, "only say what would be done to this machine; none: over a virtual host, and only there"
     )
