@@ -12,9 +12,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from hvring.daemon.control.client import ControlClient
+from hvring.daemon.control.protocol import ControlError
 from hvring.host import VirtualHost
 
-KEYS = [f"key{n}" for n in range(40)]
+TEXTS = [f"text {n}" for n in range(10)]
+
+
+async def tell_health(client: ControlClient, text: str) -> None:
+    """An event, as soon as the agent has time for who asks it."""
+    while True:
+        try:
+            await asyncio.to_thread(client.ask, "set_health", state="critical", text=text)
+            return
+        except ControlError as error:
+            if error.kind != "busy":
+                raise
+        await asyncio.sleep(0.05)
 
 
 def test_a_log_on_a_frozen_file_system_keeps_nobody_waiting_and_nothing_is_lost(
@@ -22,8 +36,8 @@ def test_a_log_on_a_frozen_file_system_keeps_nobody_waiting_and_nothing_is_lost(
 ) -> None:
     mount = namespace.mount_image("a")
     socket, log = tmp_path / "host.sock", f"{mount}/log"
-    words = ["run", "vss", "kvp", "--virtual", socket, "--real", "--only", mount, "--loop", mount, "--json"]
-    words += ["--pool-dir", tmp_path / "pools", "--control", tmp_path / "control.sock"]
+    words = ["run", "vss", "heartbeat", "--virtual", socket, "--real", "--only", mount, "--loop", mount, "--json"]
+    words += ["--control", tmp_path / "control.sock"]
     agent = subprocess.Popen(
         namespace.inside(
             "sh", "-c", 'exec "$@" > "$0"', log, sys.executable, "-m", "hvring", *map(str, words)
@@ -41,12 +55,14 @@ def test_a_log_on_a_frozen_file_system_keeps_nobody_waiting_and_nothing_is_lost(
         return {(task / "wchan").read_text() for task in tasks}
 
     async def main() -> None:
-        async with asyncio.timeout(120), VirtualHost(socket, ["vss", "kvp"]) as host:
-            await host.wait_ready("vss", "kvp")
+        async with asyncio.timeout(120), VirtualHost(socket, ["vss", "heartbeat"]) as host:
+            await host.wait_ready("vss", "heartbeat")
             await host.vss.freeze()
             before = written()
-            for key in KEYS:  # each is an event, and is answered
-                await host.kvp.set(key, "value")
+            with ControlClient(tmp_path / "control.sock", timeout=60) as client:
+                for text in TEXTS:  # each is an event, and is answered
+                    await tell_health(client, text)
+                    await host.heartbeat.beat()
             assert written() == before
             assert not any("percpu_rwsem" in place for place in places())
             await host.vss.thaw()
@@ -58,10 +74,7 @@ def test_a_log_on_a_frozen_file_system_keeps_nobody_waiting_and_nothing_is_lost(
     assert agent.wait(60) == 0
     lines = written()
     kinds = [line["event"] for line in lines]
-    assert [line["key"] for line in lines if line["event"] == "changed"] == KEYS[: kinds.count("changed")]
-    told = kinds.count("changed") + next((line["events"] for line in lines if line["event"] == "lost"), 0)
-    held_back = lines[-1]["services"]["kvp"]["counters"]["events_suppressed"]
-    assert told + held_back == len(KEYS)
-    assert kinds.index("frozen") < kinds.index("changed") < kinds.index("thawed")
+    assert [line["text"] for line in lines if line["event"] == "health"] == TEXTS
+    assert kinds.index("frozen") < kinds.index("health") < kinds.index("thawed")
     times = [line["time"] for line in lines]
     assert times == sorted(times)
