@@ -36,7 +36,19 @@ def test_a_log_on_a_frozen_file_system_keeps_nobody_waiting_and_nothing_is_lost(
 ) -> None:
     mount = namespace.mount_image("a")
     socket, log = tmp_path / "host.sock", f"{mount}/log"
-    words = ["run", "vss", "heartbeat", "--virtual", socket, "--real", "--only", mount, "--loop", mount, "--json"]
+    words = [
+        "run",
+        "vss",
+        "heartbeat",
+        "--virtual",
+        socket,
+        "--real",
+        "--only",
+        mount,
+        "--loop",
+        mount,
+        "--json",
+    ]
     words += ["--control", tmp_path / "control.sock"]
     agent = subprocess.Popen(
         namespace.inside(
