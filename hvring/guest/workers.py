@@ -196,10 +196,10 @@ class Workers:
         worker, removed = Worker(), 0
         try:
             for root in roots:
-                asked = worker.ask(
-                    SWEEP, int(_SWEEPING * 1000), os.fsencode(root), _PATIENCE, is_urgent=False
-                )
-                try:
+                try:  # its answer may be here at once, or later
+                    asked = worker.ask(
+                        SWEEP, int(_SWEEPING * 1000), os.fsencode(root), _PATIENCE, is_urgent=False
+                    )
                     removed += int((yield from awaited(asked)) if isinstance(asked, Pending) else asked)
                 except OSError:
                     continue

@@ -14,13 +14,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hvring.errors import EffectError
 from hvring.guest import workers
 from hvring.guest.files import DirectoryReceiver, Incoming
-from hvring.guest.workers import MOST_STUCK
+from hvring.guest.workers import MOST_STUCK, Worker
 from hvring.pending import Pending, settle
 
 ROOT = Path(__file__).parents[2]
@@ -299,6 +300,22 @@ Part.publish = dies
     receiver.close()
     assert settle(receiver.sweep()) == 0  # and has swept
     assert sorted(os.listdir(drop)) == (["f", "g"] if overwrite or moment == "after it" else ["g"])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_directory_that_is_gone_keeps_no_other_from_being_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    answer = Worker._answer
+
+    def patient(self: Worker, until: float, timeout: float) -> Any:
+        if at_once:
+            assert select.select([self._control], [], [], 60)[0]
+        return answer(self, until, timeout)
+
+    monkeypatch.setattr(Worker, "_answer", patient)
+    (tmp_path / ".hvring-0.part").touch()
+    assert settle(DirectoryReceiver([tmp_path / "gone", tmp_path]).sweep()) == 1
 
 
 @pytest.mark.usefixtures("named")
