@@ -125,7 +125,7 @@ def test_hooks_are_run_by_root_without_a_sandbox_where_the_agent_asks_for_it() -
     assert not {*NEEDS["all"], *NEEDS["most"], "SystemCallFilter", "CapabilityBoundingSet"} & set(unit)
     (program,) = unit["ExecStart"]
     assert program.endswith("/hvring/guest/hooks/__main__.py")
-    assert (PACKAGING.parent / "hvring/guest/hooks/__main__.py").is_file()
+    assert Path(hooks.__file__).with_name("__main__.py").is_file()
     assert {"hvring-hooks.socket", "hvring-guardian.socket"} <= words(settings(path_of("vss")), "Wants")
 
 
